@@ -1,0 +1,63 @@
+"""ONNX Runtime's own quantization, as its documentation recommends it, for comparison."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+Feeds = Mapping[str, NDArray[np.generic]]
+Run = Callable[[Feeds], list[NDArray[np.generic]]]
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        feeds = next(self._feeds, None)
+        return None if feeds is None else dict(feeds)
+
+
+def session(content: bytes, threads: int = 2) -> ort.InferenceSession:
+    """A session as a user would open it, but silent."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def static(
+    model: onnx.ModelProto, feeds: Iterable[Feeds], method: str = "MinMax", **extra: object
+) -> bytes:
+    """`quantize_static`: QDQ, uint8 activations, int8 weights per channel."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, clean, result = (str(Path(folder) / f"{n}.onnx") for n in ("a", "b", "c"))
+        onnx.save(model, source)
+        quant_pre_process(source, clean, skip_symbolic_shape=True)
+        quantize_static(
+            clean, result, _Reader(feeds), per_channel=True, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, calibrate_method=getattr(CalibrationMethod, method),
+            **extra,
+        )  # fmt: skip
+        return Path(result).read_bytes()
+
+
+def dynamic(model: onnx.ModelProto, per_channel: bool = True) -> bytes:
+    """`quantize_dynamic` with int8 weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = str(Path(folder) / "a.onnx"), str(Path(folder) / "c.onnx")
+        onnx.save(model, source)
+        quantize_dynamic(source, result, per_channel=per_channel, weight_type=QuantType.QInt8)
+        return Path(result).read_bytes()
