@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from onnx import helper, TensorProto
 
 from intact.core.qparams import (
     BOUNDS,
@@ -56,9 +56,7 @@ def test_zero_is_exact_and_every_level_is_finite(a: float, b: float, dtype: Any)
 @given(finite, finite, dtypes)
 def test_every_integer_survives_the_round_trip(a: float, b: float, dtype: Any) -> None:
     chosen = asymmetric(min(a, b), max(a, b), dtype)
-    np.testing.assert_array_equal(
-        quantize(dequantize(every(dtype), chosen), chosen), every(dtype)
-    )
+    np.testing.assert_array_equal(quantize(dequantize(every(dtype), chosen), chosen), every(dtype))
 
 
 @quick
@@ -109,7 +107,8 @@ def test_agrees_with_onnxs_own_reference(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     # The reference casts to int32 before it clamps, so it is asked for nothing beyond that.
-    x = np.clip(x, -scale * 2.0**30, scale * 2.0**30).astype(np.float32)
+    reach = np.float32(min(scale * 2.0**30, LARGEST))
+    x = np.clip(x, -reach, reach)
     feeds = {"x": x, "scale": chosen.scale, "point": chosen.zero_point.astype(dtype)}
     q, y = ReferenceEvaluator(model).run(None, feeds)
     np.testing.assert_array_equal(quantize(x, chosen), q)

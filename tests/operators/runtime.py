@@ -1,4 +1,4 @@
-"""Single operators in ONNX Runtime, in the standard QDQ form: what the reference is compared with."""
+"""Single operators in ONNX Runtime, in the standard QDQ form, to compare the reference with."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,9 @@ class Quantized(NamedTuple):
     constant: bool = False
 
 
-def qparams(scale: Any, zero_point: Any, dtype: Dtype = "uint8", axis: int | None = None) -> QParams:
+def qparams(
+    scale: Any, zero_point: Any, dtype: Dtype = "uint8", axis: int | None = None
+) -> QParams:
     scale = np.asarray(scale, np.float32)
     points = np.broadcast_to(np.asarray(zero_point, np.int32), scale.shape)
     return QParams(scale, points, dtype, axis)
@@ -89,7 +91,7 @@ def run_both(
     y: QParams | None,
     attributes: Mapping[str, Any] | None = None,
 ) -> list[NDArray[Any]]:
-    """The runtime's results: of its integer kernels where it is exact, and of the plain float form."""
+    """The runtime's results: of integer kernels where those are exact, and of the float form."""
     signed = any(part.constant and part.q.dtype == np.int8 for part in operands)
     integer_kernels = accumulates_exactly() or not signed
     return [

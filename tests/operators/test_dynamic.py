@@ -22,7 +22,9 @@ def activation(
     seed: int, shape: tuple[int, ...], magnitude: float, side: float | None
 ) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape) * np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))))
+    x = rng.standard_normal(shape) * np.exp(
+        rng.standard_normal((shape[0], *[1] * (len(shape) - 1)))
+    )
     x = x if side is None else np.abs(x) * (2 * side + 1)
     return (magnitude * x).astype(np.float32)
 
@@ -70,9 +72,7 @@ def test_rows_of_zeros_and_of_subnormals_have_scale_one() -> None:
 
 @quick
 @given(seeds, st.integers(1, 50), st.integers(1, 9), magnitudes, sides)
-def test_dynamic_matmul(
-    seed: int, k: int, n: int, magnitude: float, side: float | None
-) -> None:
+def test_dynamic_matmul(seed: int, k: int, n: int, magnitude: float, side: float | None) -> None:
     x = activation(seed, (3, 2, k), magnitude, side)
     w_q, rng = weights(seed, (k, n)), np.random.default_rng(seed)
     scale, bias = rng.uniform(1e-3, 1, n).astype(np.float32), rng.standard_normal(n, np.float32)

@@ -63,11 +63,30 @@ def test_div(seed: int, shape: Any, dtype: Any) -> None:
 def test_prelu(seed: int, dtype: Any) -> None:
     rng = np.random.default_rng(seed)
     x = activation(rng, (2, 3, 4), dtype)
-    slope = Quantized(rng.integers(-128, 128, (3, 1)).astype(np.int8), qparams(0.01, 0, "int8"), True)
+    slope = Quantized(
+        rng.integers(-128, 128, (3, 1)).astype(np.int8), qparams(0.01, 0, "int8"), True
+    )
     slopes = dequantize(slope.q, slope.qparams)
     y = output(arithmetic.prelu(x.q, x.qparams, slopes), dtype)
     ours = arithmetic.prelu(x.q, x.qparams, slopes, y)
     assert_within_one(ours, run_both("PRelu", [x, slope], y))
+
+
+@quick
+@given(seeds, dtypes)
+def test_batch_normalization(seed: int, dtype: Any) -> None:
+    rng = np.random.default_rng(seed)
+    x = activation(rng, (2, 3, 4, 5), dtype)
+    parameters = [
+        Quantized(rng.integers(low, 128, 3).astype(np.int8), qparams(0.02, 0, "int8"), True)
+        for low in (-128, -128, -128, 1)
+    ]
+    reals = [dequantize(part.q, part.qparams) for part in parameters]
+    real = arithmetic.batch_normalization(x.q, x.qparams, *reals)
+    assert_close(real, run_both("BatchNormalization", [x, *parameters], None))
+    y = output(real, dtype)
+    ours = arithmetic.batch_normalization(x.q, x.qparams, *reals, y)
+    assert_within_one(ours, run_both("BatchNormalization", [x, *parameters], y))
 
 
 @quick

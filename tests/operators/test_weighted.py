@@ -1,4 +1,4 @@
-"""Convolutions and matrix products agree with ONNX Runtime's QDQ form to one least significant bit."""
+"""Convolutions and matrix products agree with ONNX Runtime's QDQ form to one integer step."""
 
 from typing import Any
 
@@ -174,7 +174,9 @@ def test_extreme_values_in_every_product(w_dtype: Any, sign: int, k: int) -> Non
     middle = 128 if w_dtype == "uint8" else 0
     x = Quantized(np.full((2, k), 255, np.uint8), qparams(0.02, 0))
     w = Quantized(
-        np.full((k, 3), sign + middle, w_dtype), qparams([0.01, 0.02, 0.003], middle, w_dtype, 1), True
+        np.full((k, 3), sign + middle, w_dtype),
+        qparams([0.01, 0.02, 0.003], middle, w_dtype, 1),
+        True,
     )
     y = qparams(0.02 * 0.02 * 255 * 127 * k / 250, 255 if sign < 0 else 0)
     ours = arithmetic.matmul(x.q, x.qparams, w.q, w.qparams, y=y)
@@ -237,7 +239,9 @@ def test_accumulator_bounds_are_reached_and_never_passed(
     unit = qparams(np.ones(5), w.qparams.zero_point, w_dtype, 0)
 
     def sums(q: Any) -> Any:
-        return arithmetic.conv(q.astype(np.uint8), x_params, w.q, unit, b).astype(np.int64)[:, :, 0, 0]
+        return arithmetic.conv(q.astype(np.uint8), x_params, w.q, unit, b).astype(np.int64)[
+            :, :, 0, 0
+        ]
 
     some = sums(rng.integers(0, 256, (20, 2, 3, 3)))
     assert (least <= some).all()
@@ -287,3 +291,18 @@ def test_float_output_is_the_exact_sum_of_dequantized_values() -> None:
     exact = dequantize(x.q, x.qparams).astype(np.float64) @ dequantize(w.q, w.qparams).astype(float)
     ours = arithmetic.matmul(x.q, x.qparams, w.q, w.qparams)
     np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_rescaling_rounds_half_to_even_and_clamps() -> None:
+    acc = np.array([1, 3, 5, -1, -3, 10**6, -(10**6)])
+    half = np.full((), 0.5, np.float32)
+    ours = arithmetic.rescale(acc, half, qparams(1, 10))
+    np.testing.assert_array_equal(ours, [10, 12, 12, 10, 8, 255, 0])
+
+
+def test_rescaling_begins_with_a_float32_sum() -> None:
+    acc, one = np.array([2**24 + 1, 2**31 - 1]), np.ones((), np.float32)
+    np.testing.assert_array_equal(arithmetic.rescale(acc, one, None), [2.0**24, 2.0**31])
+    # 2**31 - 1 becomes 2**31, which divided by 2**24 is 128 exactly.
+    step = qparams(2.0**24, 0)
+    np.testing.assert_array_equal(arithmetic.rescale(acc, one, step), [1, 128])

@@ -234,7 +234,7 @@ class Statistics:
 
         Raises CalibrationError if the two describe different graphs.
         """
-        if self.model != other.model or self.names != other.names:
+        if self.model != other.model or set(self.names) != set(other.names):
             raise CalibrationError(
                 f"statistics of graph {self.model} cannot be merged with statistics of graph "
                 f"{other.model}; calibrate the same model on every machine"
