@@ -105,8 +105,9 @@ class Signature:
         missing = [spec.name for spec in self.inputs if spec.name not in feeds]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing; the model takes {', '.join(names)}")
-        self._check(feeds)
-        return {spec.name: _as_dtype(feeds[spec.name], spec) for spec in self.inputs}
+        typed = {spec.name: _as_dtype(feeds[spec.name], spec) for spec in self.inputs}
+        self._check(typed)
+        return typed
 
     def bind_batch(self, batch: Any) -> dict[str, Array]:
         """The ONNX inputs of one item of a data loader.

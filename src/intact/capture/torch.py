@@ -53,7 +53,8 @@ def capture(
     parameters, names = _parameter_trees(arguments)
     tree, outputs = _result_tree(results)
     _rename(graph, names, outputs)
-    _rename_axes(graph, [list(axes.values())[i] for i in range(len(names))])
+    _rename_axes(graph, list(axes.values()))
+    _check_axes(graph, list(axes.values()))
     _name_nodes(graph, model)
     plain = signature_of(graph)
     return graph, Signature(plain.inputs, plain.outputs, parameters, tree)
@@ -174,12 +175,6 @@ def _export(
             graph = _export_once(model, arguments, fixed)
         except Exception:
             raise CaptureError(_why(error)) from error
-    first = next(x for x in pytree.tree_leaves(dict(arguments)) if isinstance(x, torch.Tensor))
-    warnings.warn(
-        f"the model fixes its batch at {first.shape[0]}, that of example_inputs, so the quantized "
-        "model takes only that",
-        stacklevel=4,
-    )
     return graph
 
 
@@ -273,7 +268,6 @@ def _quiet() -> Iterator[None]:
         ):
             for category in (DeprecationWarning, FutureWarning, UserWarning, SyntaxWarning):
                 warnings.simplefilter("ignore", category)
-            warnings.filterwarnings("default", "the model fixes its batch")
             yield
     finally:
         logging.disable(disabled)
@@ -366,6 +360,25 @@ def _rename_axes(graph: ir.Model, axes: list[dict[int, str]]) -> None:
                     else dim
                     for dim in value.shape
                 ]
+            )
+
+
+def _check_axes(graph: ir.Model, axes: list[dict[int, str]]) -> None:
+    """Say which axes the model fixes although they were to vary."""
+    for value, named in zip(graph.graph.inputs, axes, strict=True):
+        for axis, label in named.items():
+            size = None if value.shape is None else value.shape[axis]
+            if not isinstance(size, int):
+                continue
+            if label != BATCH:
+                raise CaptureError(
+                    f"dynamic_axes asks for axis {axis} of '{value.name}' to vary, but the model "
+                    f"fixes it at {size}; leave it out, or mend the model"
+                )
+            warnings.warn(
+                f"the model fixes the batch of '{value.name}' at {size}, that of example_inputs, "
+                "so the quantized model takes only that",
+                stacklevel=4,
             )
 
 

@@ -1,0 +1,114 @@
+"""Cones: subgraphs with one input and one output, however many nodes lie between.
+
+Exporters spell the same function in many ways. Instead of a list of spellings, a cone is evaluated
+on numbers and compared with what it may be; two functions that agree on a fine grid and consist of
+a few smooth operators are the same.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["Cone", "cones", "evaluate", "scalar"]
+
+_LARGEST = 16  # nodes; the longest spelling of a known function has 11
+
+
+@dataclass(frozen=True)
+class Cone:
+    """Nodes from `source` (not included) to `sink` (included), in reverse order."""
+
+    source: ir.Value
+    sink: ir.Node
+    nodes: tuple[ir.Node, ...]
+
+
+def cones(sink: ir.Node, inner: Collection[str], vectors: bool = False) -> Iterator[Cone]:
+    """The cones that end in `sink`, larger ones later.
+
+    inner: operators that may lie within. Constants must be scalars, unless `vectors` admits
+    others. Nothing within may be used outside.
+    """
+    order = {node: i for i, node in enumerate(sink.graph)} if sink.graph is not None else {}
+    nodes = [sink]
+    while len(nodes) <= _LARGEST:
+        if not all(_admits(node, inner, vectors) for node in nodes[-1:]):
+            return
+        inside = set(nodes)
+        frontier = {
+            v for n in nodes for v in n.inputs if v is not None and v.const_value is None
+        } - {v for n in nodes for v in n.outputs}
+        if not frontier:
+            return
+        if len(frontier) == 1:
+            yield Cone(next(iter(frontier)), sink, tuple(nodes))
+        # The frontier value that is computed last can only be the source or lie within.
+        last = max(frontier, key=lambda v: order.get(v.producer(), -1))  # type: ignore[arg-type]
+        producer = last.producer()
+        if producer is None or last.is_graph_output() or len(producer.outputs) != 1:
+            return
+        if any(use.node not in inside for use in last.uses()):
+            return
+        nodes.append(producer)
+
+
+def _admits(node: ir.Node, inner: Collection[str], vectors: bool) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in inner:
+        return False
+    constants = [v for v in node.inputs if v is not None and v.const_value is not None]
+    return vectors or all(v.const_value.size == 1 for v in constants)  # type: ignore[union-attr]
+
+
+def evaluate(cone: Cone, x: NDArray[np.float32], opset: int) -> NDArray[np.float32] | None:
+    """The cone's output for the input `x`, by ONNX's reference evaluator; None if it cannot."""
+    names = {v: f"v{i}" for i, v in enumerate(_values(cone))}
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                onnx.helper.make_node(
+                    node.op_type,
+                    ["" if v is None else names[v] for v in node.inputs],
+                    [names[v] for v in node.outputs],
+                    **{a.name: _plain(a) for a in node.attributes.values()},  # type: ignore[union-attr]
+                )
+                for node in reversed(cone.nodes)
+            ],
+            "cone",
+            [onnx.helper.make_tensor_value_info(names[cone.source], 1, x.shape)],
+            [onnx.helper.make_tensor_value_info(names[cone.sink.outputs[0]], 1, None)],
+            [
+                onnx.numpy_helper.from_array(v.const_value.numpy(), name)
+                for v, name in names.items()
+                if v.const_value is not None
+            ],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+    )
+    try:
+        with np.errstate(all="ignore"):
+            (y,) = onnx.reference.ReferenceEvaluator(model).run(None, {names[cone.source]: x})
+    except Exception:  # the evaluator's errors are of every kind; such a cone is not recognized
+        return None
+    return np.asarray(y, np.float32)
+
+
+def _values(cone: Cone) -> list[ir.Value]:
+    values = [v for node in cone.nodes for v in (*node.inputs, *node.outputs) if v is not None]
+    return list(dict.fromkeys(values))
+
+
+def _plain(attribute: ir.Attr) -> object:
+    value = attribute.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number that a constant of one element holds, else None."""
+    if value is None or value.const_value is None or value.const_value.size != 1:
+        return None
+    return float(value.const_value.numpy().reshape(()))
