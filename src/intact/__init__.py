@@ -1,3 +1,35 @@
 """intact: int8 models that keep their accuracy, from PyTorch and ONNX, for any ONNX runtime."""
 
-__version__ = "0.1.0"
+from intact.api import compare, convert, inspect, load, prepare, quantize
+from intact.calibrate.prepared import Prepared
+from intact.choose.options import Options, Override
+from intact.core.errors import IntactError
+from intact.core.plan import Decision, Plan
+from intact.core.qparams import QParams
+from intact.core.statistics import Statistics, TensorStatistics
+from intact.evaluate.compare import Comparison
+from intact.evaluate.inspect import Inspection
+from intact.run.model import QuantizedModel
+from intact.version import __version__
+
+__all__ = [
+    "Comparison",
+    "Decision",
+    "Inspection",
+    "IntactError",
+    "Options",
+    "Override",
+    "Plan",
+    "Prepared",
+    "QParams",
+    "QuantizedModel",
+    "Statistics",
+    "TensorStatistics",
+    "__version__",
+    "compare",
+    "convert",
+    "inspect",
+    "load",
+    "prepare",
+    "quantize",
+]

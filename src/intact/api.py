@@ -1,14 +1,16 @@
 """What users call: each function is the rooms of DESIGN's picture in order."""
 
+import inspect as inspect_module
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
 
-import intact.capture.onnx
 from intact.calibrate.prepared import Prepared
+from intact.capture.onnx import capture as capture_onnx
 from intact.capture.signature import Signature
 from intact.choose.default import candidates, choose
 from intact.choose.options import Options, Override, Selector
@@ -17,12 +19,14 @@ from intact.core.plan import Mode, Plan
 from intact.core.ranges import Method
 from intact.core.statistics import Statistics
 from intact.emit import Target, emit
-from intact.evaluate.compare import Comparison, FloatModel, Runnable
+from intact.evaluate.compare import Comparison
 from intact.evaluate.compare import compare as compare_models
+from intact.evaluate.inspect import inspect
 from intact.graph.prepare import prepare as prepare_graph
-from intact.run.model import QuantizedModel
+from intact.run.model import FloatModel, QuantizedModel
+from intact.version import __version__
 
-__all__ = ["compare", "convert", "load", "prepare", "quantize"]
+__all__ = ["compare", "convert", "inspect", "load", "prepare", "quantize"]
 
 Axes = Mapping[str, Mapping[int, str]]
 Overrides = Mapping[Selector, Mode | Override]
@@ -151,8 +155,6 @@ def _convert(
 
 
 def _serialize(quantized: ir.Model, graph: ir.Model, signature: Signature) -> bytes:
-    from intact import __version__
-
     float_bytes = sum(v.const_value.nbytes for v in graph.graph.initializers.values())  # type: ignore[union-attr]
     quantized.metadata_props["intact.version"] = __version__
     quantized.metadata_props["intact.signature"] = signature.to_json()
@@ -196,20 +198,21 @@ def compare(
         user's own) and returns a number, higher is better.
     repetitions: runs per model for the latency, interleaved.
     """
-    batches = list(data) if not isinstance(data, (list, tuple)) else data
-    if not batches:
+    batches = iter(data)
+    first = next(batches, None)
+    if first is None:
         raise InputError("the comparison's data is empty; give at least one batch")
     if example_inputs is None and not isinstance(model, (str, Path, onnx.ModelProto)):
-        example_inputs = _example(batches[0])
+        example_inputs = _example(model, first)
     graph, signature = _capture(model, example_inputs, dynamic_axes)
-    loaded: dict[str, Runnable] = {
+    loaded = {
         name: given if isinstance(given, QuantizedModel) else load(given, threads)
         for name, given in candidates.items()
     }
     return compare_models(
         FloatModel(graph, signature, threads),
         loaded,
-        batches,
+        chain([first], batches),
         metric=metric,
         repetitions=repetitions,
         progress=progress,
@@ -221,22 +224,28 @@ def _capture(
 ) -> tuple[ir.Model, Signature]:
     """The graph of a torch or ONNX model, and how it is called."""
     if isinstance(model, (str, Path, onnx.ModelProto, ir.Model)):
-        return intact.capture.onnx.capture(model, dynamic_axes)
+        return capture_onnx(model, dynamic_axes)
     if not any(base.__module__.startswith("torch.") for base in type(model).__mro__):
         raise InputError(
             f"the model is a {type(model).__name__}; give a torch.nn.Module, the path of an ONNX "
             "file or an onnx.ModelProto"
         )
-    import intact.capture.torch
+    from intact.capture.torch import capture as capture_torch
 
     if example_inputs is None:
         raise InputError(
             "a torch model needs example_inputs: a tensor, a tuple of arguments, or a mapping of "
             "keyword arguments"
         )
-    return intact.capture.torch.capture(model, example_inputs, dynamic_axes)
+    return capture_torch(model, example_inputs, dynamic_axes)
 
 
-def _example(batch: Any) -> Any:
-    """Example inputs from a batch of data that may hold labels."""
-    return batch[:1] if isinstance(batch, (tuple, list)) else batch
+def _example(model: Any, batch: Any) -> Any:
+    """Example inputs from a batch of data: what forward() takes of it, without labels."""
+    if isinstance(batch, (tuple, list)):
+        parameters = inspect_module.signature(model.forward).parameters.values()
+        taken = sum(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+        return tuple(batch[: max(taken, 1)])
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key not in ("label", "labels")}
+    return batch

@@ -58,7 +58,13 @@ def emit(graph: ir.Model, plan: Plan, target: Target = "portable") -> ir.Model:
     quantized.metadata_props["intact.target"] = target
     quantized.metadata_props["intact.decisions"] = json.dumps(
         {
-            name: {"mode": d.mode, "op_type": d.op_type, "reason": d.reason}
+            name: {
+                "mode": d.mode,
+                "op_type": d.op_type,
+                "reason": d.reason,
+                "weights": [tensor for tensor in d.tensors if tensor in graph.graph.initializers],
+                "activations": [t for t in d.tensors if t not in graph.graph.initializers],
+            }
             for name, d in plan.decisions.items()
         }
     )

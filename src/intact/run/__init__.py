@@ -1,0 +1,1 @@
+"""Running quantized ONNX files."""
