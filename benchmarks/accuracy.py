@@ -1,6 +1,6 @@
 """Accuracy and fidelity on real models and data, beside ONNX Runtime's own quantization.
 
-    python -m benchmarks.accuracy [cifar] [sentences] [faces] [speech]
+python -m benchmarks.accuracy [cifar] [sentences] [faces] [speech]
 """
 
 import argparse
@@ -18,8 +18,8 @@ import intact
 from benchmarks import datasets, peers
 from intact.evaluate.fidelity import sqnr_db
 
-Feeds = dict[str, NDArray[np.generic]]
-Runner = Callable[[Feeds], list[NDArray[np.generic]]]
+Feeds = dict[str, NDArray[Any]]
+Runner = Callable[[Feeds], list[NDArray[Any]]]
 console = Console(width=120)
 
 
@@ -47,7 +47,9 @@ def cifar() -> None:
         feeds = [{"image": chosen[i : i + 1]} for i in range(len(chosen))]
         runners: dict[str, Runner | str] = {
             "float": of_session(path.read_bytes()),
-            "intact static": intact.quantize(path, calibration=chosen.reshape(-1, 8, 3, 32, 32)).run,
+            "intact static": intact.quantize(
+                path, calibration=chosen.reshape(-1, 8, 3, 32, 32)
+            ).run,
             "intact dynamic": intact.quantize(path, mode="dynamic").run,
             "ONNX Runtime static": attempt(lambda: peers.static(model, feeds)),  # noqa: B023
             "ONNX Runtime percentile": attempt(lambda: peers.static(model, feeds, "Percentile")),  # noqa: B023
@@ -162,7 +164,9 @@ def _fidelity(name: str, calibration: list[Feeds], test: list[Feeds]) -> None:
         results = [run(feeds) for feeds in test]
         joined = [np.stack([r[i] for r in results]) for i in range(len(outputs))]
         reference = reference or joined
-        table.add_row(label, *(f"{sqnr_db(a, b):.2f}" for a, b in zip(reference, joined, strict=True)))
+        table.add_row(
+            label, *(f"{sqnr_db(a, b):.2f}" for a, b in zip(reference, joined, strict=True))
+        )
     console.print(table)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-Feeds = dict[str, NDArray[np.generic]]
+Feeds = dict[str, NDArray[Any]]
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -16,7 +17,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 def require_shared() -> Path:
     """The folder, or an exit that says what is missing."""
     if not SHARED.is_dir():
-        raise SystemExit(f"this benchmark needs the models and data in '{SHARED.name}' beside the repository")
+        raise SystemExit(
+            f"this benchmark needs the models and data in '{SHARED.name}' beside the repository"
+        )
     return SHARED
 
 

@@ -1,4 +1,4 @@
-"""Signal to quantization noise of torchvision's models, ours beside ONNX Runtime's `quantize_static`.
+"""Signal to quantization noise of torchvision's models, beside ONNX Runtime's `quantize_static`.
 
     python -m benchmarks.fidelity [model ...]
 

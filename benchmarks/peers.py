@@ -3,8 +3,8 @@
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -17,15 +17,15 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-Feeds = Mapping[str, NDArray[np.generic]]
-Run = Callable[[Feeds], list[NDArray[np.generic]]]
+Feeds = Mapping[str, NDArray[Any]]
+Run = Callable[[Feeds], list[NDArray[Any]]]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self._feeds = iter(feeds)
 
-    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         feeds = next(self._feeds, None)
         return None if feeds is None else dict(feeds)
 

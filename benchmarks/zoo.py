@@ -1,5 +1,6 @@
 """torchvision's architectures with random weights whose activations look like trained ones'."""
 
+import contextlib
 import sys
 import warnings
 from typing import Any
@@ -7,10 +8,8 @@ from typing import Any
 from benchmarks.datasets import SHARED
 
 sys.path.insert(0, str(SHARED / "tools"))
-try:
-    import torchvision_cpu  # noqa: F401  (makes torchvision importable beside a CPU build of torch)
-except ImportError:
-    pass
+with contextlib.suppress(ImportError):
+    import torchvision_cpu  # noqa: F401  (makes torchvision importable beside a CPU build)
 import torch
 import torchvision.models
 

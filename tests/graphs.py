@@ -37,7 +37,7 @@ def run(model: ir.Model, feeds: Feeds) -> list[NDArray[np.generic]]:
 
 
 def observe(model: ir.Model, batches: list[Feeds], names: tuple[str, ...] = ()) -> Statistics:
-    """Statistics of the values `names` (those that calibration would observe, if none are given)."""
+    """Statistics of the values `names`; without them, of those that calibration observes."""
     names = names or candidates(model.graph).observed
     values = {v.name: v for node in model.graph for v in node.outputs}
     watched = model.clone()

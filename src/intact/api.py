@@ -48,7 +48,7 @@ def quantize(
     exclude: Collection[Selector] = (),
     overrides: Overrides | None = None,
     target: Target = "portable",
-    mask: str | None | Literal["auto"] = "auto",
+    mask: str | Literal["auto"] | None = "auto",
     max_samples: int | None = None,
     plan: Plan | None = None,
     threads: int | None = None,
@@ -80,11 +80,9 @@ def quantize(
     options = Options(mode, method, activations, include, exclude, overrides or {})
     if mode == "static" and plan is None and calibration is None:
         raise CalibrationError(
-            "static quantization needs calibration data; give calibration=, or mode=\"dynamic\""
+            'static quantization needs calibration data; give calibration=, or mode="dynamic"'
         )
-    prepared = prepare(
-        model, example_inputs, dynamic_axes=dynamic_axes, mask=mask, threads=threads
-    )
+    prepared = prepare(model, example_inputs, dynamic_axes=dynamic_axes, mask=mask, threads=threads)
     if mode == "static" and plan is None and calibration is not None:
         prepared.calibrate(calibration, max_samples, progress)
     return _convert(prepared, options, None, plan, target, threads)
@@ -95,7 +93,7 @@ def prepare(
     example_inputs: Any = None,
     *,
     dynamic_axes: Axes | None = None,
-    mask: str | None | Literal["auto"] = "auto",
+    mask: str | Literal["auto"] | None = "auto",
     threads: int | None = None,
 ) -> Prepared:
     """A model that observes its activations when it is called; see `quantize` for arguments."""
@@ -155,7 +153,8 @@ def _convert(
 
 
 def _serialize(quantized: ir.Model, graph: ir.Model, signature: Signature) -> bytes:
-    float_bytes = sum(v.const_value.nbytes for v in graph.graph.initializers.values())  # type: ignore[union-attr]
+    weights = (value.const_value for value in graph.graph.initializers.values())
+    float_bytes = sum(weight.nbytes for weight in weights if weight is not None)
     quantized.metadata_props["intact.version"] = __version__
     quantized.metadata_props["intact.signature"] = signature.to_json()
     quantized.metadata_props["intact.float_bytes"] = str(float_bytes)
@@ -165,7 +164,8 @@ def _serialize(quantized: ir.Model, graph: ir.Model, signature: Signature) -> by
             f"the quantized model has {proto.ByteSize():,} bytes, more than one ONNX file holds "
             "(2 GiB); quantize a smaller model"
         )
-    return proto.SerializeToString(deterministic=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def load(path: str | Path, threads: int | None = None) -> QuantizedModel:

@@ -87,7 +87,12 @@ def test_nesting_of_arguments_and_results() -> None:
 
     def call(size: int) -> dict[str, Any]:
         pair = {"a": torch.randn(size, 4), "b": torch.randn(size, 4)}
-        return {"x": torch.randn(size, 4), "pair": pair, "scale": False, "index": torch.arange(size)}
+        return {
+            "x": torch.randn(size, 4),
+            "pair": pair,
+            "scale": False,
+            "index": torch.arange(size),
+        }
 
     graph, signature = capture(model, call(2))
     assert Signature.from_json(signature.to_json()) == signature

@@ -27,7 +27,7 @@ class Prepared:
         graph: ir.Model,
         signature: Signature,
         observed: tuple[str, ...],
-        mask: str | None | Literal["auto"] = "auto",
+        mask: str | Literal["auto"] | None = "auto",
         threads: int | None = None,
     ) -> None:
         self.graph = graph
@@ -101,6 +101,6 @@ class Prepared:
 def _find_mask(signature: Signature) -> str | None:
     """The attention mask among the inputs, if there is one of shape (batch, positions)."""
     for spec in signature.inputs:
-        if spec.name == DEFAULT_MASK and len(spec.shape) == 2:
+        if spec.name == DEFAULT_MASK and len(spec.dims) == 2:
             return spec.name
     return None

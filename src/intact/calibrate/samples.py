@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from intact.core.errors import InputError
 
 __all__ = ["Sample", "join", "split"]
 
-Feeds = Mapping[str, NDArray[np.generic]]
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
 DEFAULT_MASK = "attention_mask"
 
 
@@ -37,7 +39,7 @@ class Sample:
         checksum = 0
         for name in sorted(self.feeds):
             array = np.ascontiguousarray(self.feeds[name])
-            checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+            checksum = zlib.crc32(array.data.cast("B"), checksum)
         # The lowest bit of a checksum of near-equal samples is as good as any other.
         return checksum & 1
 
@@ -52,7 +54,7 @@ def split(feeds: Feeds, specs: Sequence[TensorSpec], mask: str | None) -> Iterat
     for name, array in feeds.items():
         _require_finite(name, array)
     batch = batch_axis(specs)
-    batched = [spec.name for spec in specs if batch is not None and spec.shape[:1] == (batch,)]
+    batched = [spec.name for spec in specs if batch is not None and spec.dims[:1] == (batch,)]
     size = feeds[batched[0]].shape[0] if batched else 1
     if size == 0:
         raise InputError(f"input '{batched[0]}' has a batch of 0 samples; give at least one")
@@ -65,16 +67,16 @@ def split(feeds: Feeds, specs: Sequence[TensorSpec], mask: str | None) -> Iterat
 def batch_axis(specs: Sequence[TensorSpec]) -> str | None:
     """The name of the dynamic batch axis: the first axis of the first input that has one."""
     for spec in specs:
-        if spec.shape and isinstance(spec.shape[0], str):
-            return spec.shape[0]
+        if isinstance(first := next(iter(spec.dims), None), str):
+            return first
     return None
 
 
 def join(
-    outputs: Sequence[Sequence[NDArray[np.generic]]],
+    outputs: Sequence[Sequence[Array]],
     samples: Sequence[Sample],
     specs: Sequence[TensorSpec],
-) -> list[NDArray[np.generic]]:
+) -> list[Array]:
     """Per-sample outputs as one batch again; positions that were cut off as padding are 0."""
     joined = []
     for i, spec in enumerate(specs):
@@ -82,7 +84,7 @@ def join(
         for arrays, sample in zip(outputs, samples, strict=True):
             padding = [
                 (0, sample.length - size) if name is not None and name == sample.axis else (0, 0)
-                for name, size in zip(spec.shape, arrays[i].shape, strict=False)
+                for name, size in zip(spec.dims, arrays[i].shape, strict=False)
             ]
             parts.append(np.pad(arrays[i], padding) if any(map(any, padding)) else arrays[i])
         joined.append(np.concatenate(parts) if len(parts) > 1 and parts[0].ndim else parts[0])
@@ -91,7 +93,7 @@ def join(
 
 def _trimmed(sample: Sample, specs: Sequence[TensorSpec], mask: str) -> Sample:
     """The sample without trailing padding, and which positions are left to observe."""
-    shapes = {spec.name: spec.shape for spec in specs}
+    shapes = {spec.name: spec.dims for spec in specs}
     if mask not in shapes or len(shapes[mask]) != 2:
         raise InputError(
             f"the mask '{mask}' is not an input of shape (batch, positions); the inputs are "
@@ -111,7 +113,7 @@ def _trimmed(sample: Sample, specs: Sequence[TensorSpec], mask: str) -> Sample:
     return Sample(feeds, None if kept.size == stop else kept, axis, length)
 
 
-def _require_finite(name: str, array: NDArray[np.generic]) -> None:
+def _require_finite(name: str, array: Array) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         first = np.argwhere(~np.isfinite(array))[0].tolist()
         raise InputError(

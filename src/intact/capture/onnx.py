@@ -9,8 +9,8 @@ from typing import Final
 
 import google.protobuf.message
 import onnx
-import onnx_ir as ir
 import onnx.external_data_helper
+import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import version_converter
 

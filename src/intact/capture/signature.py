@@ -35,6 +35,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[Dim, ...] | None
 
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The shape; empty where it is unknown."""
+        return self.shape or ()
+
     def __str__(self) -> str:
         if self.shape is None:
             return f"{self.dtype} of any shape"
@@ -89,7 +94,8 @@ class Signature:
         names = list(self.parameters)
         if len(args) > len(names):
             raise InputError(
-                f"the model takes {len(names)} inputs ({', '.join(names)}), but {len(args)} were given"
+                f"the model takes {len(names)} inputs ({', '.join(names)}), but {len(args)} were "
+                "given"
             )
         given = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():

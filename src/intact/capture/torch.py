@@ -62,12 +62,14 @@ def capture(
 
 def _arguments(model: torch.nn.Module, example: Any) -> dict[str, Any]:
     """Parameter name -> example, in the order of the model's own signature."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example, torch.Tensor):
-        args, kwargs = (example,), {}
+        args = (example,)
     elif isinstance(example, Mapping) or hasattr(example, "keys"):
-        args, kwargs = (), {key: example[key] for key in example.keys()}  # noqa: SIM118
+        kwargs = {key: example[key] for key in example.keys()}  # noqa: SIM118
     elif isinstance(example, (tuple, list)):
-        args, kwargs = tuple(example), {}
+        args = tuple(example)
     else:
         raise InputError(
             f"example_inputs is a {type(example).__name__}; give a tensor, a tuple of arguments, "
@@ -102,7 +104,7 @@ def _axes(arguments: Mapping[str, Any], requested: Axes) -> dict[str, dict[int, 
     size = next((x.shape[0] for _, x in tensors if x.ndim), None)
     axes: dict[str, dict[int, str]] = {}
     for path, x in tensors:
-        name = path[0].key
+        name = str(getattr(path[0], "key", ""))
         named = {0: BATCH} if x.ndim and x.shape[0] == size else {}
         for axis, label in requested.get(name, {}).items():
             if not -x.ndim <= axis < x.ndim:
@@ -128,17 +130,19 @@ def _widened(x: Any, axes: Mapping[int, str]) -> Any:
     return x
 
 
-def _split(model: torch.nn.Module, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _split(
+    model: torch.nn.Module, arguments: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a call."""
     kinds = {name: p.kind for name, p in inspect.signature(model.forward).parameters.items()}
     args: list[Any] = []
-    kwargs = {}
+    kwargs: dict[str, Any] = {}
     for name, value in arguments.items():
         if kinds.get(name) is inspect.Parameter.VAR_POSITIONAL:
             args.extend(value)
-        elif kinds.get(name) is inspect.Parameter.POSITIONAL_ONLY:
-            args.append(value)
-        elif inspect.Parameter.VAR_POSITIONAL in kinds.values() and not kwargs and name in kinds:
+        elif kinds.get(name) is inspect.Parameter.POSITIONAL_ONLY or (
+            inspect.Parameter.VAR_POSITIONAL in kinds.values() and not kwargs and name in kinds
+        ):
             args.append(value)
         else:
             kwargs[name] = value

@@ -20,7 +20,6 @@ from intact.graph.recurrent import unsupported
 from intact.graph.walk import (
     Sites,
     activations,
-
     is_lookup,
     is_weighted,
     kind,
@@ -94,8 +93,10 @@ def _mode(node: ir.Node, options: Options) -> tuple[Mode, str]:
         mode, reason = "float", "as asked in exclude"
     elif _is_product(node):
         mode, reason = "float", _FLOAT_REASONS["MatMul"]
-    elif options.include is not None and _quantizable(node) and not any(
-        matches(node, selector) for selector in options.include
+    elif (
+        options.include is not None
+        and _quantizable(node)
+        and not any(matches(node, selector) for selector in options.include)
     ):
         mode, reason = "float", "not among include"
     else:
@@ -142,7 +143,9 @@ def _decide(
         table = node.inputs[0]
         assert table is not None
         qparams = weight_qparams(_array(table), axis=0, method="minmax")
-        return Decision("static", node.op_type, "rows are stored as int8", {str(table.name): qparams})
+        return Decision(
+            "static", node.op_type, "rows are stored as int8", {str(table.name): qparams}
+        )
     if name in where.operators:
         return Decision("static", node.op_type, "its neighbours are integer", taken)
     if kind(node) == "view" or not any(v.dtype == ir.DataType.FLOAT for v in node.outputs):
@@ -181,7 +184,11 @@ def _with_room_for_bias(node: ir.Node, x: QParams, weight: QParams) -> QParams:
     """Raise the scale of near-dead channels until the bias fits int32 at `scale_x * scale_w`."""
     index = OPERATORS[node.op_type].bias
     bias = node.inputs[index] if index is not None and len(node.inputs) > index else None
-    if bias is None or bias.const_value is None or bias.const_value.size not in (1, weight.scale.size):
+    if (
+        bias is None
+        or bias.const_value is None
+        or bias.const_value.size not in (1, weight.scale.size)
+    ):
         return weight
     needed = np.abs(_array(bias).reshape(-1)) / (np.float64(x.scale) * _LARGEST_BIAS)
     scale = np.maximum(weight.scale, needed).astype(np.float32)
@@ -210,6 +217,7 @@ class _Ranges:
         chosen: dict[str, tuple[QParams, dict[str, float | str]]] = {}
         for root, members in groups.items():
             known = {known_range(values[m]) for m in members}
+            entry: tuple[QParams, dict[str, float | str]]
             if len(known) == 1 and (fixed := known.pop()) is not None:
                 entry = (_from_range(*fixed, self.options.activations), {"range": "known"})
             else:
@@ -292,5 +300,3 @@ def _variation(stats: TensorStatistics) -> float:
     """The standard deviation of per-sample ranges over their mean: how (un)stable the range is."""
     mean = stats.high_mean - stats.low_mean
     return math.hypot(stats.low_std, stats.high_std) / mean if mean > 0 else 0.0
-
-

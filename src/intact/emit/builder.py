@@ -1,6 +1,7 @@
-"""The few edits of a graph that every emitter makes: new constants and new nodes, uniquely named."""
+"""The few edits of a graph that every emitter makes: new constants and nodes, uniquely named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,12 +30,12 @@ class Builder:
         self._taken.add(chosen)
         return chosen
 
-    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+    def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
         """A new initializer."""
         tensor = ir.tensor(np.asarray(array, order="C"), name=self.unique(name))
         value = ir.Value(
             name=tensor.name,
-            shape=tensor.shape,
+            shape=ir.Shape(np.shape(array)),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
@@ -52,7 +53,7 @@ class Builder:
         like: ir.Value | None = None,
         dtype: ir.DataType | None = None,
         domain: str = "",
-        attributes: dict[str, int | float | str | Sequence[int]] | None = None,
+        attributes: Mapping[str, int | float | str | Sequence[int]] | None = None,
     ) -> ir.Value:
         """A new node of one output, named like the node, placed before `before` or after `after`.
 
@@ -81,11 +82,12 @@ class Builder:
         return output
 
 
-def integers(weight: NDArray[np.float32], qparams: QParams, unsigned: bool) -> NDArray[np.generic]:
+def integers(weight: NDArray[np.float32], qparams: QParams, unsigned: bool) -> NDArray[Any]:
     """A weight's integers: `clamp(rne(w / scale), -127, 127)` as int8.
 
     unsigned: the same integers plus 128 as uint8, for kernels that saturate on int8.
     """
     scale, _ = qparams.broadcast(weight.ndim)
     whole = np.clip(np.rint(weight / scale), -127, 127)
-    return (whole + 128).astype(np.uint8) if unsigned else whole.astype(np.int8)
+    stored: NDArray[Any] = (whole + 128).astype(np.uint8) if unsigned else whole.astype(np.int8)
+    return stored

@@ -3,7 +3,7 @@
 Rules, in order:
 
 1. Weights become int8 constants with a scale per output channel, laid out as `MatMulInteger`
-   ([K, N]) and `ConvInteger` take them, and with the sum of each channel for the zero point's share.
+   ([K, N]) and `ConvInteger` take them, and with each channel's sum for the zero point's share.
 2. target "portable": the operator becomes a call of its function in domain `intact` and, where it
    has a bias, an addition.
 3. target "onnxruntime": matrix products become DynamicQuantizeLinear and MatMulInteger (one scale a
@@ -175,9 +175,7 @@ def _call_conv(builder: Builder, node: ir.Node, qparams: QParams) -> str:
     return f"Dynamic{node.op_type}"
 
 
-def _store_only(
-    builder: Builder, node: ir.Node, index: int, qparams: dict[str, QParams]
-) -> None:
+def _store_only(builder: Builder, node: ir.Node, index: int, qparams: dict[str, QParams]) -> None:
     """Rule 3: int8 storage, float arithmetic.
 
     Cast and Mul rather than DequantizeLinear: ONNX Runtime folds them once, when it loads the

@@ -43,9 +43,7 @@ def emit(graph: ir.Model, plan: Plan, target: Target = "portable") -> ir.Model:
         )
     quantized = _copy(graph)
     unsigned = target == "onnxruntime-no-vnni"
-    used = emit_dynamic(
-        quantized.graph, plan, native=target != "portable", unsigned=unsigned
-    )
+    used = emit_dynamic(quantized.graph, plan, native=target != "portable", unsigned=unsigned)
     emit_static(quantized.graph, plan, unsigned)
     if used:
         quantized.graph.opset_imports[DOMAIN] = 1

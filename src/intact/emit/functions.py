@@ -18,6 +18,7 @@ from typing import Final
 
 import onnx.parser
 import onnx_ir as ir
+from onnx_ir import serde
 
 __all__ = ["DOMAIN", "function"]
 
@@ -192,4 +193,4 @@ def _proto(name: str) -> onnx.FunctionProto:
 
 def function(name: str) -> ir.Function:
     """The function `intact.<name>`, a fresh copy."""
-    return ir.from_proto(_proto(name))
+    return serde.deserialize_function(_proto(name))

@@ -51,7 +51,7 @@ def emit_static(graph: ir.Graph, plan: Plan, unsigned: bool) -> None:
         elif operator.kind == "recurrent":
             for i in (1, 2):
                 _store_weight(context, node, i)
-        elif operator.kind == "weighted" and node.inputs[1].name in plan.tensors:  # type: ignore[union-attr]
+        elif operator.kind == "weighted" and str(node.inputs[1].name) in plan.tensors:  # type: ignore[union-attr]
             if operator.bias is not None and operator.bias < len(node.inputs):
                 _store_bias(context, node, operator.bias)
             _store_weight(context, node, 1)
@@ -76,8 +76,7 @@ def _quantize_activations(context: _Context) -> None:
         uses = [
             use
             for use in value.uses()
-            if produced
-            or (name in (d := _decision(plan, use.node)).tensors and d.mode == "static")
+            if produced or (name in (d := _decision(plan, use.node)).tensors and d.mode == "static")
         ]
         if uses:
             dequantized = _quantize_dequantize(context, value, plan.tensors[name])
@@ -179,7 +178,9 @@ def _store_table(context: _Context, node: ir.Node) -> None:
                          before=node, dtype=ir.DataType.FLOAT)  # fmt: skip
     real = builder.node("Cast", [read], f"{label}.real", before=node, like=output,
                         attributes={"to": int(ir.DataType.FLOAT)})  # fmt: skip
-    product = ir.node("Mul", [real, scale], outputs=[ir.Value(type=output.type, shape=output.shape)])
+    product = ir.node(
+        "Mul", [real, scale], outputs=[ir.Value(type=output.type, shape=output.shape)]
+    )
     replace(builder.graph, node, product)
 
 
@@ -188,8 +189,6 @@ def replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     graph.insert_before(old, new)
     name, output = old.name, old.outputs[0].name
     new.metadata_props.update(old.metadata_props)
-    ir.convenience.replace_all_uses_with(
-        old.outputs[0], new.outputs[0], replace_graph_outputs=True
-    )
+    ir.convenience.replace_all_uses_with(old.outputs[0], new.outputs[0], replace_graph_outputs=True)
     graph.remove(old, safe=True)
     new.name, new.outputs[0].name = name, output

@@ -75,9 +75,7 @@ def _join(builder: Builder, node: ir.Node, calls: list[ir.Node]) -> None:
         joined.name = builder.unique(f"{output.name}_joined")
         joined.outputs[0].type, joined.outputs[0].shape = output.type, output.shape
         builder.graph.insert_before(node, joined)
-        ir.convenience.replace_all_uses_with(
-            output, joined.outputs[0], replace_graph_outputs=True
-        )
+        ir.convenience.replace_all_uses_with(output, joined.outputs[0], replace_graph_outputs=True)
         name = output.name
         output.name = builder.unique(f"{name}_replaced")
         joined.outputs[0].name = name
@@ -122,7 +120,7 @@ def _initial_state(
 
 
 def onnxruntime_lstm(builder: Builder, node: ir.Node, tensors: dict[str, QParams]) -> None:
-    """Replace an LSTM by com.microsoft.DynamicQuantizeLSTM (W and R transposed, as it wants them)."""
+    """Replace an LSTM by com.microsoft.DynamicQuantizeLSTM, which wants W and R transposed."""
     inputs = list(node.inputs) + [None] * (8 - len(node.inputs))
     parameters: list[ir.Value | None] = []
     for i in (1, 2):

@@ -162,12 +162,17 @@ def compare(
         )
         rows.append(
             Row(
-                name, model.size, model.size / reference.size, accuracy,
+                name,
+                model.size,
+                model.size / reference.size,
+                accuracy,
                 before - accuracy if before is not None and accuracy is not None else None,
-                fidelity, sorted(times[name])[len(times[name]) // 2],
-                speedup(times["float"], times[name]), *integer,
+                fidelity,
+                sorted(times[name])[len(times[name]) // 2],
+                speedup(times["float"], times[name]),
+                *integer,
                 batch_dependence(model, feeds, model.signature.inputs, model.signature.outputs),
-            )  # fmt: skip
+            )
         )
     label = None if metric is None else metric if isinstance(metric, str) else _label(metric)
     return Comparison(tuple(rows), label)
@@ -214,7 +219,9 @@ def _renamed(model: OnnxModel, feeds: Mapping[str, NDArray[Any]]) -> dict[str, N
             f"one model takes {len(feeds)} inputs and another {len(names)} "
             f"({', '.join(names)}); compare versions of one model"
         )
-    return dict(feeds) if set(names) == set(feeds) else dict(zip(names, feeds.values(), strict=True))
+    return (
+        dict(feeds) if set(names) == set(feeds) else dict(zip(names, feeds.values(), strict=True))
+    )
 
 
 def _runner(model: OnnxModel, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], object]:

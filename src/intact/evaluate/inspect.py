@@ -72,7 +72,9 @@ class Inspection:
         table = [header, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(header) - 1)]
         lines = [
-            "  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]).rstrip()
+            "  ".join(
+                [*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]
+            ).rstrip()
             for line in table
         ]
         modes = Counter(row.mode for row in self.rows)
@@ -92,9 +94,7 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(
-    model: QuantizedModel, example: Mapping[str, NDArray[Any]] | None = None
-) -> Inspection:
+def inspect(model: QuantizedModel, example: Mapping[str, NDArray[Any]] | None = None) -> Inspection:
     """What is in a quantized model, and what ONNX Runtime makes of it.
 
     example: inputs whose shapes the work is counted for (see `evaluate.operators`).
@@ -110,18 +110,27 @@ def inspect(
     for name, entry in decisions.items():
         op = running.get(name)
         activation = next(iter(entry.get("activations", [])), None)
-        weight = [stored[f"{w}_quantized"] for w in entry.get("weights", []) if f"{w}_quantized" in stored]
+        weight = [
+            stored[f"{w}_quantized"] for w in entry.get("weights", []) if f"{w}_quantized" in stored
+        ]
         dtype, scale, zero_point = _parameters(stored, activation)
         if entry["mode"] == "dynamic":
             dtype = "uint8"
         rows.append(
             OperatorRow(
-                name, str(entry["op_type"]), str(entry["mode"]), str(entry["reason"]),
-                op.runs_as if op else "", bool(op and op.integer), dtype, scale, zero_point,
+                name,
+                str(entry["op_type"]),
+                str(entry["mode"]),
+                str(entry["reason"]),
+                op.runs_as if op else "",
+                bool(op and op.integer),
+                dtype,
+                scale,
+                zero_point,
                 _dtype(weight[0]) if weight else None,
                 sum(_bytes(tensor) for tensor in weight),
                 op.macs / total if op else 0.0,
-            )  # fmt: skip
+            )
         )
     return Inspection(tuple(rows), model.size, model.float_bytes, model.target)
 

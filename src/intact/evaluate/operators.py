@@ -1,4 +1,4 @@
-"""What really runs as integers, read from the runtime's own optimized graph, and how much work it is.
+"""What really runs as integers, read from the runtime's own optimized graph, and its work.
 
 A file's decisions say what was meant; a runtime may still compute in float (for example a
 convolution whose output is not quantized). The operators are found again in the optimized graph by
@@ -135,7 +135,10 @@ def example_inputs(specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
     batch = next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)), None)
     return {
         spec.name: np.ones(
-            [d if isinstance(d, int) else 1 if d == batch else _FREE_AXIS for d in spec.shape or ()],
+            [
+                d if isinstance(d, int) else 1 if d == batch else _FREE_AXIS
+                for d in spec.shape or ()
+            ],
             spec.dtype,
         )
         for spec in specs

@@ -69,7 +69,7 @@ def prepare(model: ir.Model) -> ir.Model:
         (
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
             common.RemoveUnusedOpsetsPass(),
             common.NameFixPass(),
             common.ShapeInferencePass(),

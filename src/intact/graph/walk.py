@@ -87,7 +87,7 @@ def kind(node: ir.Node) -> Kind | None:
 
 
 def is_weighted(node: ir.Node) -> bool:
-    """Whether the node multiplies one activation by a constant weight of at least two dimensions."""
+    """Whether the node multiplies one activation by a constant weight of two dimensions or more."""
     operator = OPERATORS.get(node.op_type)
     if operator is None or operator.kind != "weighted" or node.domain not in ("", "ai.onnx"):
         return False
@@ -213,9 +213,7 @@ def _needed(
     needed: set[str] = set()
     for node in reversed(nodes):
         outputs = {name_of(v) for v in node.outputs}
-        if node.name in static:
-            needed.update(name_of(v) for v in activations(node))
-        elif outputs & capable and outputs & needed:
+        if node.name in static or (outputs & capable and outputs & needed):
             needed.update(name_of(v) for v in activations(node))
     return frozenset(needed)
 
@@ -231,11 +229,13 @@ def _fused(node: ir.Node, integer: frozenset[str]) -> Iterator[str]:
         return
     operator = OPERATORS.get(consumer.op_type)
     absorbed = operator is not None and operator.absorbed and kind(node) not in ("view", "concat")
-    if absorbed or (_is_pointwise(node) and _is_pointwise(consumer)):
+    gate = (
+        node.op_type in ("Sigmoid", "HardSigmoid")
+        and consumer.op_type == "Mul"
+        and any(other is node.inputs[0] for other in consumer.inputs)
+    )
+    if absorbed or gate or (_is_pointwise(node) and _is_pointwise(consumer)):
         yield name_of(value)
-    elif node.op_type in ("Sigmoid", "HardSigmoid") and consumer.op_type == "Mul":
-        if any(other is node.inputs[0] for other in consumer.inputs):
-            yield name_of(value)
 
 
 def _is_pointwise(node: ir.Node) -> bool:
@@ -259,8 +259,10 @@ def _is_used(value: ir.Value, ties: dict[str, str]) -> bool:
 
 
 def _pads_with_zero(node: ir.Node) -> bool:
-    if len(node.inputs) < 3 or node.inputs[2] is None or _string(node, "mode", "constant") != (
-        "constant"
+    if (
+        len(node.inputs) < 3
+        or node.inputs[2] is None
+        or _string(node, "mode", "constant") != ("constant")
     ):
         return True
     value = node.inputs[2].const_value

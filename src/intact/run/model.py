@@ -57,9 +57,7 @@ class OnnxModel:
 class FloatModel(OnnxModel):
     """The float graph that a quantized model is compared with."""
 
-    def __init__(
-        self, graph: ir.Model, signature: Signature, threads: int | None = None
-    ) -> None:
+    def __init__(self, graph: ir.Model, signature: Signature, threads: int | None = None) -> None:
         super().__init__(ir.to_proto(graph).SerializeToString(), signature, threads)
 
 
@@ -80,7 +78,9 @@ class QuantizedModel(OnnxModel):
         stored = metadata.get("intact.signature")
         super().__init__(
             content,
-            signature_of(ir.from_proto(self.proto)) if stored is None else Signature.from_json(stored),
+            signature_of(ir.from_proto(self.proto))
+            if stored is None
+            else Signature.from_json(stored),
             threads,
         )
         self.target = metadata.get("intact.target", "")

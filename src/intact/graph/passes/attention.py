@@ -46,9 +46,7 @@ def _behind(value: ir.Value | None) -> ir.Node | None:
             return node
         if node.op_type not in _BEFORE:
             return None
-        value = next(
-            (v for v in node.inputs if v is not None and _leads_to_product(v)), None
-        )
+        value = next((v for v in node.inputs if v is not None and _leads_to_product(v)), None)
     return None
 
 

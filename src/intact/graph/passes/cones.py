@@ -7,6 +7,7 @@ a few smooth operators are the same.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,7 +75,7 @@ def evaluate(cone: Cone, x: NDArray[np.float32], opset: int) -> NDArray[np.float
                     node.op_type,
                     ["" if v is None else names[v] for v in node.inputs],
                     [names[v] for v in node.outputs],
-                    **{a.name: _plain(a) for a in node.attributes.values()},  # type: ignore[union-attr]
+                    **_attributes(node),
                 )
                 for node in reversed(cone.nodes)
             ],
@@ -102,9 +103,11 @@ def _values(cone: Cone) -> list[ir.Value]:
     return list(dict.fromkeys(values))
 
 
-def _plain(attribute: ir.Attr) -> object:
-    value = attribute.value
-    return list(value) if isinstance(value, tuple) else value
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    return {
+        name: list(a.value) if isinstance(a.value, tuple) else a.value
+        for name, a in node.attributes.items()
+    }
 
 
 def scalar(value: ir.Value | None) -> float | None:

@@ -24,11 +24,14 @@ _TOLERANCE: Final = 2e-5  # float32 spellings of GELU by tanh differ by as much
 
 
 def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.vectorize(math.erf)(x)
+    return np.array([math.erf(value) for value in x])
 
 
 def _gelu_tanh(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    curve: NDArray[np.float64] = (
+        0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    )
+    return curve
 
 
 _FUNCTIONS: Final[dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {

@@ -115,7 +115,7 @@ def _replace(
     for part, array in (("scale", scale), ("bias", bias)):
         tensor = ir.tensor(array, name=f"{output.name}_norm_{part}")
         value = ir.Value(
-            name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype),
+            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )  # fmt: skip
         graph.register_initializer(value)
