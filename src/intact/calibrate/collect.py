@@ -6,16 +6,20 @@ same bytes in any order, batching or sharding.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from intact.calibrate.samples import Feeds, Sample, join, split
+from intact.calibrate.samples import Array, Feeds, Sample, join, split
 from intact.capture.signature import Signature
-from intact.core.errors import CalibrationError
+from intact.core.errors import CalibrationError, IntactError
 from intact.core.statistics import Statistics, TensorStatistics
 
 __all__ = ["Collector", "fingerprint"]
@@ -47,30 +51,78 @@ class Collector:
         self._names = tuple(names)
         self._mask = mask
         self._shapes = _shapes(graph, self._names)
-        self._session = _session(graph, self._names, threads)
+        self._session = _session(graph, self._names)
         self._inputs = {spec.name for spec in signature.inputs} & set(self._names)
         self._fetched = tuple(name for name in self._names if name not in self._inputs)
         self.statistics = Statistics.empty(model_id, self._names)
+        # Each worker takes a sample through the model and describes it: no worker waits for
+        # another, and the arithmetic of a sample does not depend on the number of threads.
+        self._workers = threads or _cores()
+        self._pool = ThreadPoolExecutor(self._workers, "intact-calibration")
 
-    def observe(self, feeds: Feeds) -> list[NDArray[np.generic]]:
+    def observe(self, feeds: Feeds) -> list[Array]:
         """Observe one batch and return the float model's outputs for it.
 
         Raises InputError for bad input and CalibrationError, naming the tensor, where an
         activation is NaN or infinite; a batch that raises leaves no trace in the statistics.
         """
         samples = list(split(feeds, self._signature.inputs, self._mask))
-        results: list[list[NDArray[np.generic]]] = []
-        gathered = self.statistics
-        for sample in samples:
-            outputs = self._session.run(None, dict(sample.feeds))
-            results.append(outputs[: len(self._signature.outputs)])
-            values = dict(zip(self._fetched, outputs[len(self._signature.outputs) :], strict=True))
-            values |= {name: sample.feeds[name] for name in self._inputs}
-            gathered = gathered.merge(self._describe(sample, values))
+        outputs, gathered = [], self.statistics
+        for results, statistics in self._pool.map(self._take, samples):
+            outputs.append(results)
+            gathered = gathered.merge(statistics)
         self.statistics = gathered
-        return join(results, samples, self._signature.outputs)
+        return join(outputs, samples, self._signature.outputs)
 
-    def _describe(self, sample: Sample, values: dict[str, NDArray[np.generic]]) -> Statistics:
+    def stream(self, batches: Iterable[Any]) -> Iterator[int]:
+        """Observe batch after batch, in any form that `Signature.bind_batch` takes.
+
+        Yields the number of samples observed so far, each time a batch is done. A few batches are
+        on their way at a time, so that no worker waits. Raises as `observe` does, naming the batch.
+        """
+        under_way: deque[list[Future[Statistics]]] = deque()
+        done = 0
+        for i, batch in enumerate(batches):
+            try:
+                feeds = self._signature.bind_batch(batch)
+                samples = list(split(feeds, self._signature.inputs, self._mask))
+            except IntactError as error:
+                while under_way:
+                    self._commit(under_way.popleft(), done)
+                    done += 1
+                raise type(error)(f"calibration batch {i}: {error}") from None
+            under_way.append([self._pool.submit(self._statistics_of, s) for s in samples])
+            while len(under_way) > self._workers:
+                self._commit(under_way.popleft(), done)
+                done += 1
+                yield self.statistics.samples
+        while under_way:
+            self._commit(under_way.popleft(), done)
+            done += 1
+            yield self.statistics.samples
+
+    def _commit(self, batch: list[Future[Statistics]], index: int) -> None:
+        """Take a finished batch into the statistics."""
+        gathered = self.statistics
+        try:
+            for future in batch:
+                gathered = gathered.merge(future.result())
+        except IntactError as error:
+            raise type(error)(f"calibration batch {index}: {error}") from None
+        self.statistics = gathered
+
+    def _statistics_of(self, sample: Sample) -> Statistics:
+        return self._take(sample)[1]
+
+    def _take(self, sample: Sample) -> tuple[list[Array], Statistics]:
+        """A sample's outputs and statistics."""
+        outputs: list[Array] = self._session.run(None, dict(sample.feeds))
+        count = len(self._signature.outputs)
+        values = dict(zip(self._fetched, outputs[count:], strict=True))
+        values |= {name: sample.feeds[name] for name in self._inputs}
+        return outputs[:count], self._describe(sample, values)
+
+    def _describe(self, sample: Sample, values: dict[str, Array]) -> Statistics:
         """The statistics of one sample."""
         nothing = {name: TensorStatistics() for name in self.statistics.names}
         observed = {}
@@ -85,9 +137,7 @@ class Collector:
         halves = (observed, nothing) if sample.half == 0 else (nothing, observed)
         return Statistics(self.statistics.model, halves)
 
-    def _unmasked(
-        self, name: str, array: NDArray[np.generic], sample: Sample
-    ) -> NDArray[np.float32]:
+    def _unmasked(self, name: str, array: Array, sample: Sample) -> NDArray[np.float32]:
         """The array's values at positions that hold data, as float32."""
         if sample.positions is not None:
             for axis, dim in enumerate(self._shapes[name]):
@@ -107,8 +157,8 @@ def _shapes(graph: ir.Model, names: Iterable[str]) -> dict[str, tuple[int | str 
     }
 
 
-def _session(graph: ir.Model, names: Sequence[str], threads: int | None) -> ort.InferenceSession:
-    """A session of the float model that also returns the values `names`."""
+def _session(graph: ir.Model, names: Sequence[str]) -> ort.InferenceSession:
+    """A session of the float model, one thread a run, that also returns the values `names`."""
     values = {v.name: v for node in graph.graph for v in node.outputs}
     inputs = {v.name for v in graph.graph.inputs}
     extra = [values[name] for name in names if name not in inputs]
@@ -120,6 +170,10 @@ def _session(graph: ir.Model, names: Sequence[str], threads: int | None) -> ort.
         del graph.graph.outputs[before:]
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

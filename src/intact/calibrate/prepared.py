@@ -9,7 +9,7 @@ import onnx_ir as ir
 from intact.calibrate.collect import Collector, fingerprint
 from intact.calibrate.samples import DEFAULT_MASK
 from intact.capture.signature import Signature
-from intact.core.errors import CalibrationError, IntactError
+from intact.core.errors import CalibrationError
 from intact.core.statistics import Statistics
 
 __all__ = ["Prepared"]
@@ -64,20 +64,14 @@ class Prepared:
         progress: called with the number of samples observed so far.
         Raises CalibrationError if there is no data.
         """
-        before = seen = self.statistics.samples
-        batches = 0
-        for batch in data:
-            try:
-                self._running.observe(self.signature.bind_batch(batch))
-            except IntactError as error:
-                raise type(error)(f"calibration batch {batches}: {error}") from None
-            batches += 1
-            seen = self.statistics.samples
+        before = self.statistics.samples
+        samples = before
+        for samples in self._running.stream(data):
             if progress is not None:
-                progress(seen - before)
-            if max_samples is not None and seen - before >= max_samples:
+                progress(samples - before)
+            if max_samples is not None and samples - before >= max_samples:
                 break
-        if batches == 0:
+        if samples == before:
             raise CalibrationError(
                 "the calibration data is empty; give at least one batch (an iterator that has "
                 "been used up already is empty too)"
