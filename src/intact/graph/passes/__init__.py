@@ -1,5 +1,6 @@
 """One pass a file: each brings the graph nearer to the form that the other rooms rely on."""
 
+from intact.graph.passes.affine import FoldAffine
 from intact.graph.passes.attention import MarkAttention
 from intact.graph.passes.functions import RecognizeFunctions
 from intact.graph.passes.layer_norm import RecognizeLayerNorm
@@ -8,6 +9,7 @@ from intact.graph.passes.pooling import GlobalPooling
 
 __all__ = [
     "ExplicitPadding",
+    "FoldAffine",
     "GlobalPooling",
     "MarkAttention",
     "RecognizeFunctions",

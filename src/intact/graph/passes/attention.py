@@ -6,8 +6,9 @@ __all__ = ["ATTENTION", "MarkAttention"]
 
 ATTENTION = "intact.attention"  # metadata key; the value is the part that a node plays
 
-_BEFORE = frozenset({"Add", "Mul", "Div", "Where", "Sub", "Cast"})
-_BEHIND = frozenset({"Where", "Dropout", "Cast", "IsNaN"})
+# Windowed attention (Swin) reshapes its scores to add a mask of each window.
+_BEFORE = frozenset({"Add", "Mul", "Div", "Where", "Sub", "Cast", "Reshape"})
+_BEHIND = frozenset({"Where", "Dropout", "Cast", "IsNaN", "Reshape"})
 
 
 class MarkAttention(ir.passes.InPlacePass):

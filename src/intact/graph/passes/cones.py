@@ -15,8 +15,11 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["Cone", "cones", "evaluate", "scalar"]
+from intact.graph.passes.constants import array_of, scalar
 
+__all__ = ["Cone", "cones", "evaluate"]
+
+_DOUBLE = onnx.TensorProto.DOUBLE
 _LARGEST = 16  # nodes; the longest spelling of a known function has 11
 
 
@@ -35,10 +38,10 @@ def cones(sink: ir.Node, inner: Collection[str], vectors: bool = False) -> Itera
     inner: operators that may lie within. Constants must be scalars, unless `vectors` admits
     others. Nothing within may be used outside.
     """
-    order = {node: i for i, node in enumerate(sink.graph)} if sink.graph is not None else {}
+    order: dict[ir.Node | None, int] = {}
     nodes = [sink]
     while len(nodes) <= _LARGEST:
-        if not all(_admits(node, inner, vectors) for node in nodes[-1:]):
+        if not _admits(nodes[-1], inner, vectors):
             return
         inside = set(nodes)
         frontier = {
@@ -48,8 +51,10 @@ def cones(sink: ir.Node, inner: Collection[str], vectors: bool = False) -> Itera
             return
         if len(frontier) == 1:
             yield Cone(next(iter(frontier)), sink, tuple(nodes))
+        if len(frontier) > 1 and not order and sink.graph is not None:
+            order = {node: i for i, node in enumerate(sink.graph)}
         # The frontier value that is computed last can only be the source or lie within.
-        last = max(frontier, key=lambda v: order.get(v.producer(), -1))  # type: ignore[arg-type]
+        last = max(frontier, key=lambda v: order.get(v.producer(), -1))
         producer = last.producer()
         if producer is None or last.is_graph_output() or len(producer.outputs) != 1:
             return
@@ -62,11 +67,14 @@ def _admits(node: ir.Node, inner: Collection[str], vectors: bool) -> bool:
     if node.domain not in ("", "ai.onnx") or node.op_type not in inner:
         return False
     constants = [v for v in node.inputs if v is not None and v.const_value is not None]
-    return vectors or all(v.const_value.size == 1 for v in constants)  # type: ignore[union-attr]
+    return vectors or all(scalar(v) is not None for v in constants)
 
 
-def evaluate(cone: Cone, x: NDArray[np.float32], opset: int) -> NDArray[np.float32] | None:
-    """The cone's output for the input `x`, by ONNX's reference evaluator; None if it cannot."""
+def evaluate(cone: Cone, x: NDArray[np.float64], opset: int) -> NDArray[np.float64] | None:
+    """The cone's output for the input `x`, by ONNX's reference evaluator; None if it cannot.
+
+    It computes in float64, so that what differs from the exact function is in the constants.
+    """
     names = {v: f"v{i}" for i, v in enumerate(_values(cone))}
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -80,12 +88,12 @@ def evaluate(cone: Cone, x: NDArray[np.float32], opset: int) -> NDArray[np.float
                 for node in reversed(cone.nodes)
             ],
             "cone",
-            [onnx.helper.make_tensor_value_info(names[cone.source], 1, x.shape)],
-            [onnx.helper.make_tensor_value_info(names[cone.sink.outputs[0]], 1, None)],
+            [onnx.helper.make_tensor_value_info(names[cone.source], _DOUBLE, x.shape)],
+            [onnx.helper.make_tensor_value_info(names[cone.sink.outputs[0]], _DOUBLE, None)],
             [
-                onnx.numpy_helper.from_array(v.const_value.numpy(), name)
+                onnx.numpy_helper.from_array(_exact(array), name)
                 for v, name in names.items()
-                if v.const_value is not None
+                if (array := array_of(v)) is not None
             ],
         ),
         opset_imports=[onnx.helper.make_opsetid("", opset)],
@@ -95,7 +103,11 @@ def evaluate(cone: Cone, x: NDArray[np.float32], opset: int) -> NDArray[np.float
             (y,) = onnx.reference.ReferenceEvaluator(model).run(None, {names[cone.source]: x})
     except Exception:  # the evaluator's errors are of every kind; such a cone is not recognized
         return None
-    return np.asarray(y, np.float32)
+    return np.asarray(y, np.float64)
+
+
+def _exact(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
 def _values(cone: Cone) -> list[ir.Value]:
@@ -108,10 +120,3 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
         name: list(a.value) if isinstance(a.value, tuple) else a.value
         for name, a in node.attributes.items()
     }
-
-
-def scalar(value: ir.Value | None) -> float | None:
-    """The number that a constant of one element holds, else None."""
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(()))

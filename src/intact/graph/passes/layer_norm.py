@@ -6,14 +6,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intact.graph.passes.cones import Cone, cones, evaluate, scalar
+from intact.graph.passes.cones import Cone, cones, evaluate
+from intact.graph.passes.constants import add_constant, array_of, scalar
 
 __all__ = ["RecognizeLayerNorm"]
 
 _INNER: Final = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Reciprocal", "ReduceMean", "Identity"}
 )
-_TOLERANCE: Final = 1e-4
+_TOLERANCE: Final = 1e-6  # of a float64 evaluation; what remains is the rounding of constants
+# From rows that consist of epsilon alone to rows in which it vanishes.
+_ROWS: Final = np.geomspace(1e-7, 10, 12)
 
 
 class RecognizeLayerNorm(ir.passes.InPlacePass):
@@ -44,18 +47,18 @@ class RecognizeLayerNorm(ir.passes.InPlacePass):
 def _may_be(cone: Cone) -> bool:
     """Whether the cone takes two means over the last axis of a value whose width is known."""
     shape = cone.source.shape
-    if shape is None or not isinstance(shape[-1], int) or cone.source.dtype != ir.DataType.FLOAT:
+    if not shape or not isinstance(shape[-1], int) or cone.source.dtype != ir.DataType.FLOAT:
         return False
     means = [node for node in cone.nodes if node.op_type == "ReduceMean"]
     return len(means) == 2 and all(_over_last(node, len(shape)) for node in means)
 
 
 def _over_last(node: ir.Node, rank: int) -> bool:
-    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] else None
+    axes = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
     keep = node.attributes.get("keepdims")
     if axes is None or (keep is not None and keep.as_int() == 0):
         return False
-    return [int(a) % rank for a in axes.numpy().reshape(-1)] == [rank - 1]
+    return [int(a) % rank for a in axes.reshape(-1)] == [rank - 1]
 
 
 def _parameters(
@@ -64,42 +67,33 @@ def _parameters(
     """Scale, bias and epsilon, if the cone is a layer normalization."""
     shape = cone.source.shape
     assert shape is not None
-    width = int(shape[-1])  # type: ignore[arg-type]
-    rng = np.random.default_rng(0)
-    # Small values bring out epsilon, large ones the rest.
-    x = rng.normal(size=(8, *[1] * (len(shape) - 2), width)).astype(np.float32)
-    x *= np.geomspace(1e-3, 10, 8, dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1))
-    x = x.reshape(8, width) if len(shape) == 2 else x
-    y = evaluate(cone, x, opset)
-    if y is None or y.shape != x.shape:
+    width = shape[-1]
+    assert isinstance(width, int)
+    x = np.random.default_rng(0).normal(size=(len(_ROWS), width)) * _ROWS[:, None]
+    rows = (len(_ROWS), *[1] * (len(shape) - 2)) if len(shape) > 1 else ()
+    y = evaluate(cone, x.reshape(*rows, width), opset) if rows else None
+    if y is None or y.shape != (*rows, width):
         return None
-    x2, y2 = (a.reshape(8, width).astype(np.float64) for a in (x, y))
+    y = y.reshape(x.shape)
     constants = {scalar(v) for node in cone.nodes for v in node.inputs}
-    for epsilon in sorted(c for c in constants if c is not None and 0 < c < 0.1):
-        normal = (x2 - x2.mean(1, keepdims=True)) / np.sqrt(x2.var(1, keepdims=True) + epsilon)
-        # Two rows determine scale and bias of each column; the others must agree.
-        scale = (y2[-1] - y2[-2]) / (normal[-1] - normal[-2])
-        bias = y2[-1] - scale * normal[-1]
-        if np.allclose(y2, normal * scale + bias, rtol=_TOLERANCE, atol=_TOLERANCE):
-            exact = _exact(cone, scale), _exact(cone, bias)
-            return exact[0], exact[1], epsilon
+    for epsilon in (*sorted(c for c in constants if c is not None and 0 < c < 0.1), 0.0):
+        normal = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + epsilon)
+        scale, bias = _fit(normal, y)
+        if np.allclose(y, normal * scale + bias, rtol=_TOLERANCE, atol=_TOLERANCE):
+            return scale.astype(np.float32), bias.astype(np.float32), epsilon
     return None
 
 
-def _exact(cone: Cone, estimate: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The constant of the cone that the estimate is an estimate of, or the estimate."""
-    for node in cone.nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                array = value.const_value.numpy()
-                if array.size == estimate.size and np.allclose(
-                    array.reshape(-1), estimate, rtol=1e-3, atol=1e-3
-                ):
-                    return array.reshape(-1).astype(np.float32)
-    for plain in (0.0, 1.0):
-        if np.allclose(estimate, plain, atol=1e-3):
-            return np.full(estimate.shape, plain, np.float32)
-    return estimate.astype(np.float32)
+def _fit(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Slope and offset of each column of `y` as a function of that of `x`, by least squares."""
+    centered = x - x.mean(0)
+    # A width of 1 normalizes to nothing but zeros, of which any slope is right.
+    slope = (centered * y).sum(0) / np.maximum(np.square(centered).sum(0), 1e-30)
+    offset = y.mean(0) - slope * x.mean(0)
+    noise = 1e-12 * np.abs(y).max()
+    return slope, np.where(np.abs(offset) < noise, 0, offset)
 
 
 def _replace(
@@ -111,22 +105,15 @@ def _replace(
 ) -> None:
     sink = cone.sink
     output = sink.outputs[0]
-    constants = []
-    for part, array in (("scale", scale), ("bias", bias)):
-        tensor = ir.tensor(array, name=f"{output.name}_norm_{part}")
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )  # fmt: skip
-        graph.register_initializer(value)
-        constants.append(value)
+    constants = [
+        add_constant(graph, f"{output.name}_norm_{part}", array)
+        for part, array in (("scale", scale), ("bias", bias))
+    ]
     new = ir.node(
         "LayerNormalization", [cone.source, *constants],
         attributes={"axis": -1, "epsilon": epsilon}, name=sink.name,
     )  # fmt: skip
     new.metadata_props.update(sink.metadata_props)
-    new.outputs[0].name = output.name
-    new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
     ir.convenience.replace_nodes_and_values(
         graph, sink, list(cone.nodes), [new], [output], [new.outputs[0]]
     )

@@ -36,7 +36,8 @@ def _is_global(node: ir.Node) -> bool:
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:
     x, output = node.inputs[0], node.outputs[0]
-    assert x is not None and x.shape is not None
+    assert x is not None
+    assert x.shape is not None
     keep = node.attributes.get("keepdims")
     pool = ir.node("GlobalAveragePool", [x], name=node.name)
     pool.metadata_props.update(node.metadata_props)
