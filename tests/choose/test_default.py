@@ -74,6 +74,17 @@ def test_include_leaves_other_weights_in_float() -> None:
     assert chosen["y"] == "static" and chosen["a"] == chosen["b"] == "float"
 
 
+def test_recurrent_operators_are_dynamic_or_float() -> None:
+    graph = parse(
+        "m (float[t,n,6] x) => (float[t,1,n,5] y) { y = LSTM <hidden_size=5> (x, w, r) }",
+        w=RNG.normal(size=(1, 20, 6)).astype(np.float32),
+        r=RNG.normal(size=(1, 20, 5)).astype(np.float32),
+    ).graph
+    assert choose(graph, Options(mode="dynamic"))["y"].mode == "dynamic"
+    kept = choose(graph, Options(mode="static"))["y"]
+    assert kept.mode == "float" and "overrides" in kept.reason
+
+
 def test_float_operators_say_why() -> None:
     assert plan(exclude=["a"])["a"].reason == "as asked in exclude"
     assert all(d.reason for d in plan(exclude=["Conv"]).decisions.values())

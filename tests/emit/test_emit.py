@@ -83,7 +83,9 @@ def build(case: str) -> tuple[ir.Model, Feeds]:
 
 
 def plan_for(model: ir.Model, feeds: Feeds, mode: str) -> Plan:
-    return choose(model.graph, Options(mode=mode), observe(model, [feeds]))  # type: ignore[arg-type]
+    recurrent = [n.op_type for n in model.graph if n.op_type in ("LSTM", "GRU")]
+    options = Options(mode=mode, overrides=dict.fromkeys(recurrent, mode))  # type: ignore[arg-type]
+    return choose(model.graph, options, observe(model, [feeds]))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -84,6 +84,7 @@ def test_dynamic_conv(group: int) -> None:
             "weight_sum": sums(w, (1, 2, 3)).reshape(-1, 1, 1),
         },
         attributes={
+            "axes": list(range(1, x.ndim)),
             "strides": [2, 1],
             "dilations": [1, 2],
             "group": group,
@@ -109,7 +110,7 @@ def test_dynamic_conv_transpose(group: int) -> None:
     }
     tiled = np.tile(scale, group).reshape(-1, 1, 1)
     operands = {"x": x, "weight": w, "weight_scale": tiled}
-    theirs = call("DynamicConvTranspose", operands, attributes=geometry)[0]
+    theirs = call("DynamicConvTranspose", operands, attributes={"axes": [1, 2, 3], **geometry})[0]
     np.testing.assert_array_equal(
         arithmetic.dynamic_conv_transpose(x, w, scale, **geometry), theirs
     )
@@ -129,6 +130,7 @@ def test_recurrent(name: str, gates: int, direction: Any) -> None:
         "weight_sum": sums(w, (1,)),
         "recurrence": r.T,
         "recurrence_scale": r_scale,
+        "recurrence_sum": sums(r, (1,)),
     }
     ours: tuple[NDArray[np.float32], ...]
     if name == "DynamicLSTM":

@@ -1,8 +1,7 @@
 """ONNX files and protos -> Graph and Signature. A file is untrusted input."""
 
 import contextlib
-import io
-import warnings
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -165,17 +164,19 @@ def _modernized(graph: ir.Model, label: str) -> ir.Model:
     version = graph.opset_imports.get("", OPSET)
     if version >= OPSET:
         return graph
+    notes = logging.getLogger("onnxscript")
+    level = notes.level
+    notes.setLevel(logging.ERROR)  # that it falls back to another converter is no news to a user
     try:
-        # The converters report what they skip by printing and warning.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            version_converter.convert_version(graph, OPSET, fallback=True)
+        version_converter.convert_version(graph, OPSET, fallback=True)
     except Exception as error:  # the converter's own error types are not documented
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise CaptureError(
             f"{label} uses opset {version} and cannot be converted to {OPSET}: {reason}; export it "
             f"again at opset {OPSET}"
         ) from None
+    finally:
+        notes.setLevel(level)
     if graph.opset_imports.get("", 0) < OPSET:
         raise CaptureError(
             f"{label} uses opset {version}, and an operator of it has no form at opset {OPSET}; "

@@ -35,6 +35,7 @@ _LARGEST_BIAS: Final = 2.0**29
 _SHARED_RANGE: Final = 0.5
 
 _FLOAT_REASONS: Final = {
+    "recurrent": "no runtime computes a static one in integers; overrides may ask for dynamic",
     "LayerNormalization": "normalization is cheap, and its result carries the model's precision",
     "Softmax": "softmax is cheap, and its input must not be rounded",
     "MatMul": "a product of two activations: little work, sensitive to rounding",
@@ -99,6 +100,8 @@ def _mode(node: ir.Node, options: Options) -> tuple[Mode, str]:
         and not any(matches(node, selector) for selector in options.include)
     ):
         mode, reason = "float", "not among include"
+    elif kind(node) == "recurrent" and options.mode == "static":
+        mode, reason = "float", _FLOAT_REASONS["recurrent"]
     else:
         mode, reason = options.mode, f"the model's mode is {options.mode}"
     if mode == "dynamic" and (obstacle := _no_dynamic(node)):

@@ -149,6 +149,7 @@ def _call_conv(builder: Builder, node: ir.Node, qparams: QParams) -> str:
 
     pads = listed("pads", 0, 2 * spatial)
     attributes: dict[str, int | list[int]] = {
+        "axes": list(range(1, weight.ndim)),
         "strides": listed("strides", 1, spatial),
         "dilations": listed("dilations", 1, spatial),
         "group": group,

@@ -9,8 +9,8 @@ because MatMulInteger and ConvInteger take one zero point for the whole tensor.
 A convolution pads the float input with zeros before it is quantized: zero is exactly
 representable, so the padding holds the zero point, which differs from sample to sample.
 
-LSTM and GRU quantize the hidden state symmetrically at scale 1/127: it lies in [-1, 1] by its
-definition. Gates and the cell state stay float.
+LSTM and GRU quantize the hidden state like any other row, at each step: it lies in [-1, 1] by its
+definition, but seldom fills that. Gates and the cell state stay float.
 """
 
 from functools import cache
@@ -58,12 +58,9 @@ _RESCALE: Final = """
     factor = Mul (step, weight_scale)
     y = Mul (real, factor)
 """
-_SAMPLE_AXES: Final = """
-    shape = Shape (x)
-    rank = Size (shape)
-    first = Constant <value = int64 {1}> ()
-    axes = Range (first, rank, first)
-"""
+# All axes but the first. They are an attribute of the call, because ONNX Runtime infers a wrong
+# shape for `Range(1, rank)` and warns of it.
+_SAMPLE_AXES: Final = "axes = Constant <value_ints: ints = @axes> ()"
 
 _MATMUL: Final = f"""
 DynamicMatMul (x, weight, weight_scale, weight_sum) => (y) {{
@@ -76,7 +73,7 @@ DynamicMatMul (x, weight, weight_scale, weight_sum) => (y) {{
 }}"""
 
 _CONV: Final = f"""
-DynamicConv <strides, dilations, group, pads> (x, weight, weight_scale, weight_sum) => (y) {{
+DynamicConv <axes, strides, dilations, group, pads> (x, weight, weight_scale, weight_sum) => (y) {{
     {_SAMPLE_AXES}
     {_QUANTIZE}
     pads = Constant <value_ints: ints = @pads> ()
@@ -91,7 +88,7 @@ DynamicConv <strides, dilations, group, pads> (x, weight, weight_scale, weight_s
 # ONNX has no integer form of ConvTranspose: whole numbers are multiplied and added in float32,
 # which is exact up to 2**24.
 _CONV_TRANSPOSE: Final = f"""
-DynamicConvTranspose <strides, dilations, group, pads, output_padding>
+DynamicConvTranspose <axes, strides, dilations, group, pads, output_padding>
         (x, weight, weight_scale) => (y) {{
     {_SAMPLE_AXES}
     {_QUANTIZE}
@@ -105,27 +102,10 @@ DynamicConvTranspose <strides, dilations, group, pads, output_padding>
     y = Mul (whole, factor)
 }}"""
 
-# The hidden state's share of the gates: uint8 with zero point 128, scale 1/127.
-_RECUR: Final = """
-        limit = Constant <value = float {127.0}> ()
-        middle = Constant <value = float {128.0}> ()
-        start = Constant <value = float {0.0}> ()
-        end = Constant <value = float {255.0}> ()
-        scaled = Mul (h, limit)
-        whole = Round (scaled)
-        moved_h = Add (whole, middle)
-        clamped_h = Clip (moved_h, start, end)
-        q_h = Cast <to = 2> (clamped_h)
-        middle_point = Cast <to = 2> (middle)
-        raw_h = MatMulInteger (q_h, recurrence, middle_point)
-        real_h = Cast <to = 1> (raw_h)
-        factor_h = Div (recurrence_scale, limit)
-        from_h = Mul (real_h, factor_h)
-"""
-
 _LSTM: Final = f"""
 DynamicLSTM <directions>
-        (x, weight, weight_scale, weight_sum, recurrence, recurrence_scale, bias, h0, c0)
+        (x, weight, weight_scale, weight_sum, recurrence, recurrence_scale,
+         recurrence_sum, bias, h0, c0)
         => (y, y_h, y_c) {{
     product = {DOMAIN}.DynamicMatMul (x, weight, weight_scale, weight_sum)
     projected = Add (product, bias)
@@ -133,7 +113,7 @@ DynamicLSTM <directions>
             scan_output_directions: ints = @directions,
             body = step (float[b, n] h, float[b, n] c, float[b, m] from_x)
                 => (float[b, n] h_next, float[b, n] c_next, float[b, n] out) {{
-        {_RECUR}
+        from_h = {DOMAIN}.DynamicMatMul (h, recurrence, recurrence_scale, recurrence_sum)
         gates = Add (from_x, from_h)
         i, o, f, g = Split <axis = -1, num_outputs = 4> (gates)
         i_gate = Sigmoid (i)
@@ -151,7 +131,8 @@ DynamicLSTM <directions>
 
 _GRU: Final = f"""
 DynamicGRU <directions>
-        (x, weight, weight_scale, weight_sum, recurrence, recurrence_scale, bias, recurrence_bias,
+        (x, weight, weight_scale, weight_sum, recurrence, recurrence_scale,
+         recurrence_sum, bias, recurrence_bias,
          h0) => (y, y_h) {{
     product = {DOMAIN}.DynamicMatMul (x, weight, weight_scale, weight_sum)
     projected = Add (product, bias)
@@ -159,7 +140,7 @@ DynamicGRU <directions>
             scan_output_directions: ints = @directions,
             body = step (float[b, n] h, float[b, m] from_x)
                 => (float[b, n] h_next, float[b, n] out) {{
-        {_RECUR}
+        from_h = {DOMAIN}.DynamicMatMul (h, recurrence, recurrence_scale, recurrence_sum)
         biased_h = Add (from_h, recurrence_bias)
         z_x, r_x, n_x = Split <axis = -1, num_outputs = 3> (from_x)
         z_h, r_h, n_h = Split <axis = -1, num_outputs = 3> (biased_h)

@@ -44,7 +44,7 @@ def call_recurrent(builder: Builder, node: ir.Node, tensors: dict[str, QParams])
         ]
         call = ir.node(
             f"Dynamic{node.op_type}",
-            [node.inputs[0], *w, *r[:2], *extra, *state],
+            [node.inputs[0], *w, *r, *extra, *state],
             attributes={"directions": [int(reverse or d == 1)]},
             domain=DOMAIN,
             num_outputs=len(state) + 1,

@@ -18,9 +18,7 @@ class Operator:
 
     kind:
         weighted: integer products of an activation (input 0) and a constant weight (input 1).
-        recurrent: LSTM and GRU; weights are inputs 1 and 2. The state lies in [-1, 1] by
-            definition; what the next operator reads of it is calibrated, since it may fill little
-            of that.
+        recurrent: LSTM and GRU; weights are inputs 1 and 2. Dynamic, or in float.
         unary: one activation, element by element; a table of 256 entries when quantized.
         arithmetic: one or more activations, output with a range of its own.
         concat: inputs are copied side by side; parameters are shared where ranges allow.

@@ -1,7 +1,6 @@
 """LSTM and GRU with int8 weights. Source: ONNX LSTM and GRU, default activations, layout 0.
 
-Inputs are quantized row by row as they come. The hidden state lies in [-1, 1] by nature, so its
-parameters are known: int8 at scale 1/127. Gates and states are float32.
+Inputs and hidden states are quantized row by row as they come. Gates and states are float32.
 """
 
 from collections.abc import Iterable
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from intact.core.arithmetic.dynamic import dynamic_matmul
 from intact.core.arithmetic.pointwise import sigmoid
-from intact.core.arithmetic.rescale import require_int32
 
 __all__ = ["Direction", "gru", "lstm"]
 
@@ -36,12 +34,7 @@ class _Weights(NamedTuple):
 
     def of_hidden(self, h: Floats, gates: slice = slice(None)) -> Floats:
         """The hidden state's share of some gates, [B, H] to [B, gates * H], without bias."""
-        # An initial state may lie outside [-1, 1], so int8's bounds clamp.
-        steps = np.clip(np.rint(h * np.float32(127)), -128, 127).astype(np.int64)
-        acc = steps @ self.r_q[gates].T.astype(np.int64)
-        require_int32(acc)
-        result: Floats = acc.astype(np.float32) * (self.r_scale[gates] / np.float32(127))
-        return result
+        return dynamic_matmul(h, self.r_q[gates].T, self.r_scale[gates])
 
 
 def lstm(
