@@ -7,6 +7,7 @@ same bytes in any order, batching or sharding.
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,9 @@ __all__ = ["Collector", "fingerprint"]
 def fingerprint(graph: ir.Model) -> str:
     """A hash of the graph and its weights: statistics belong to one graph."""
     return hashlib.sha256(ir.to_proto(graph).SerializeToString(deterministic=True)).hexdigest()[:16]
+
+
+_Taken = Future[tuple[list[Array], Future[Statistics]]]
 
 
 class Collector:
@@ -55,10 +59,13 @@ class Collector:
         self._inputs = {spec.name for spec in signature.inputs} & set(self._names)
         self._fetched = tuple(name for name in self._names if name not in self._inputs)
         self.statistics = Statistics.empty(model_id, self._names)
-        # Each worker takes a sample through the model and describes it: no worker waits for
-        # another, and the arithmetic of a sample does not depend on the number of threads.
+        # Samples run side by side, one thread each, so no thread waits for another and a sample's
+        # arithmetic does not depend on their number. One more thread describes activations: that
+        # holds Python's lock half of the time, so that several would wait for each other.
         self._workers = threads or _cores()
-        self._pool = ThreadPoolExecutor(self._workers, "intact-calibration")
+        self._runners = ThreadPoolExecutor(self._workers, "intact-run")
+        self._describer = ThreadPoolExecutor(1, "intact-describe")
+        self._room = threading.BoundedSemaphore(self._workers + 2)
 
     def observe(self, feeds: Feeds) -> list[Array]:
         """Observe one batch and return the float model's outputs for it.
@@ -68,9 +75,9 @@ class Collector:
         """
         samples = list(split(feeds, self._signature.inputs, self._mask))
         outputs, gathered = [], self.statistics
-        for results, statistics in self._pool.map(self._take, samples):
+        for results, description in self._runners.map(self._take, samples):
             outputs.append(results)
-            gathered = gathered.merge(statistics)
+            gathered = gathered.merge(description.result())
         self.statistics = gathered
         return join(outputs, samples, self._signature.outputs)
 
@@ -80,7 +87,7 @@ class Collector:
         Yields the number of samples observed so far, each time a batch is done. A few batches are
         on their way at a time, so that no worker waits. Raises as `observe` does, naming the batch.
         """
-        under_way: deque[list[Future[Statistics]]] = deque()
+        under_way: deque[list[_Taken]] = deque()
         done = 0
         for i, batch in enumerate(batches):
             try:
@@ -91,8 +98,8 @@ class Collector:
                     self._commit(under_way.popleft(), done)
                     done += 1
                 raise type(error)(f"calibration batch {i}: {error}") from None
-            under_way.append([self._pool.submit(self._statistics_of, s) for s in samples])
-            while len(under_way) > self._workers:
+            under_way.append([self._runners.submit(self._take, s) for s in samples])
+            while len(under_way) > 2 * self._workers + 2:
                 self._commit(under_way.popleft(), done)
                 done += 1
                 yield self.statistics.samples
@@ -101,26 +108,30 @@ class Collector:
             done += 1
             yield self.statistics.samples
 
-    def _commit(self, batch: list[Future[Statistics]], index: int) -> None:
+    def _commit(self, batch: list[_Taken], index: int) -> None:
         """Take a finished batch into the statistics."""
         gathered = self.statistics
         try:
             for future in batch:
-                gathered = gathered.merge(future.result())
+                gathered = gathered.merge(future.result()[1].result())
         except IntactError as error:
             raise type(error)(f"calibration batch {index}: {error}") from None
         self.statistics = gathered
 
-    def _statistics_of(self, sample: Sample) -> Statistics:
-        return self._take(sample)[1]
-
-    def _take(self, sample: Sample) -> tuple[list[Array], Statistics]:
-        """A sample's outputs and statistics."""
-        outputs: list[Array] = self._session.run(None, dict(sample.feeds))
-        count = len(self._signature.outputs)
-        values = dict(zip(self._fetched, outputs[count:], strict=True))
-        values |= {name: sample.feeds[name] for name in self._inputs}
-        return outputs[:count], self._describe(sample, values)
+    def _take(self, sample: Sample) -> tuple[list[Array], Future[Statistics]]:
+        """A sample's outputs, and its statistics as soon as they are there."""
+        self._room.acquire()  # no more samples' activations than this exist at a time
+        try:
+            outputs: list[Array] = self._session.run(None, dict(sample.feeds))
+            count = len(self._signature.outputs)
+            values = dict(zip(self._fetched, outputs[count:], strict=True))
+            values |= {name: sample.feeds[name] for name in self._inputs}
+            description = self._describer.submit(self._describe, sample, values)
+        except BaseException:
+            self._room.release()
+            raise
+        description.add_done_callback(lambda _: self._room.release())
+        return outputs[:count], description
 
     def _describe(self, sample: Sample, values: dict[str, Array]) -> Statistics:
         """The statistics of one sample."""
