@@ -1,6 +1,7 @@
 """intact: int8 models that keep their accuracy, from PyTorch and ONNX, for any ONNX runtime."""
 
 from intact.api import compare, convert, inspect, load, prepare, quantize
+from intact.calibrate.adequacy import Adequacy
 from intact.calibrate.prepared import Prepared
 from intact.choose.options import Options, Override
 from intact.core.errors import IntactError
@@ -13,6 +14,7 @@ from intact.run.model import QuantizedModel
 from intact.version import __version__
 
 __all__ = [
+    "Adequacy",
     "Comparison",
     "Decision",
     "Inspection",

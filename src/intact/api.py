@@ -1,6 +1,7 @@
 """What users call: each function is the rooms of DESIGN's picture in order."""
 
 import inspect as inspect_module
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -85,6 +86,9 @@ def quantize(
     prepared = prepare(model, example_inputs, dynamic_axes=dynamic_axes, mask=mask, threads=threads)
     if mode == "static" and plan is None and calibration is not None:
         prepared.calibrate(calibration, max_samples, progress)
+        found = prepared.adequacy(method)
+        if found.unstable:
+            warnings.warn(str(found), stacklevel=2)
     return _convert(prepared, options, None, plan, target, threads)
 
 

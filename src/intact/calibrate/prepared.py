@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from intact.calibrate.adequacy import Adequacy, adequacy
 from intact.calibrate.collect import Collector, fingerprint
 from intact.calibrate.samples import DEFAULT_MASK
 from intact.capture.signature import Signature
 from intact.core.errors import CalibrationError
+from intact.core.ranges import Method
 from intact.core.statistics import Statistics
 
 __all__ = ["Prepared"]
@@ -76,6 +78,10 @@ class Prepared:
                 "the calibration data is empty; give at least one batch (an iterator that has "
                 "been used up already is empty too)"
             )
+
+    def adequacy(self, method: Method = "mse", tolerance: float = 0.25) -> Adequacy:
+        """Whether what was observed is enough; see `calibrate.adequacy`."""
+        return adequacy(self.statistics, method, tolerance)
 
     @cached_property
     def model_id(self) -> str:
