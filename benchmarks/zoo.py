@@ -30,6 +30,9 @@ def torchvision_model(name: str) -> tuple[torch.nn.Module, tuple[Any, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = getattr(torchvision.models, name)(weights=None)
+    head = next(m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear))
+    if not head.weight.any():
+        torch.nn.init.normal_(head.weight, std=0.02)  # ViT's starts at zero, and so would outputs
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -32,6 +32,8 @@ __all__ = ["compare", "convert", "inspect", "load", "prepare", "quantize"]
 Axes = Mapping[str, Mapping[int, str]]
 Overrides = Mapping[Selector, Mode | Override]
 
+_ONNX = (str, Path, onnx.ModelProto, ir.Model)
+
 # ONNX files are protobuf messages, which cannot be larger.
 _LARGEST_FILE = 2**31 - 1
 
@@ -206,7 +208,7 @@ def compare(
     first = next(batches, None)
     if first is None:
         raise InputError("the comparison's data is empty; give at least one batch")
-    if example_inputs is None and not isinstance(model, (str, Path, onnx.ModelProto)):
+    if example_inputs is None and not isinstance(model, _ONNX):
         example_inputs = _example(model, first)
     graph, signature = _capture(model, example_inputs, dynamic_axes)
     loaded = {
@@ -227,7 +229,7 @@ def _capture(
     model: Any, example_inputs: Any, dynamic_axes: Axes | None
 ) -> tuple[ir.Model, Signature]:
     """The graph of a torch or ONNX model, and how it is called."""
-    if isinstance(model, (str, Path, onnx.ModelProto, ir.Model)):
+    if isinstance(model, _ONNX):
         return capture_onnx(model, dynamic_axes)
     if not any(base.__module__.startswith("torch.") for base in type(model).__mro__):
         raise InputError(

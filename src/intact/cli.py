@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 a limit of `compare` is not met, 2 bad input."""
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.command(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = _warn
+            status: int = options.command(options)
         return status
     except IntactError as error:
         print(f"intact: {error}", file=sys.stderr)
@@ -39,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("intact: stopped", file=sys.stderr)
         return 130
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"intact: warning: {message}", file=sys.stderr)
 
 
 def _quantize(options: argparse.Namespace) -> int:
@@ -74,7 +82,7 @@ def _quantize(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     _, signature = capture(options.model, _axes(options))
     first = next(iter(_labelled(options.data, options, signature)))
-    labelled = isinstance(first, tuple)
+    labelled = "labels" in first
     with _progress("comparing", "batches") as progress:
         comparison = intact.compare(
             options.model,

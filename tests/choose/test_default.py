@@ -109,6 +109,22 @@ def test_minmax_plan_covers_what_was_observed() -> None:
     assert qparams.scale == pytest.approx((high - low) / 255)
 
 
+def test_what_the_next_function_cannot_tell_apart_is_not_covered() -> None:
+    graph = parse(
+        """m (float[n,4,8,8] x) => (float[n,4,4,4] y) {
+            a = Conv (x, w1)
+            h = HardSwish (a)
+            y = Conv (h, w2)
+        }""",
+        w1=W * 3,
+        w2=W,
+    )
+    statistics = observe(graph, [{"x": X}])
+    assert statistics["a"].low < -20
+    qparams = choose(graph.graph, Options(method="minmax"), statistics).tensors["a"]
+    assert -3.3 < -float(qparams.zero_point * qparams.scale) <= -2.9
+
+
 def test_symmetric_activations_have_zero_point_zero() -> None:
     qparams = plan(activations="int8").tensors["x"]
     assert qparams.dtype == "int8" and qparams.zero_point == 0

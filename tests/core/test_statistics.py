@@ -439,3 +439,15 @@ def test_a_wrong_header_is_refused(saved: Path, header: dict[str, Any]) -> None:
         content = json.loads(file.metadata()["statistics"])
     save_file(tensors, saved, {"statistics": json.dumps({**content, **header})})
     refused(saved)
+
+
+def test_raised_statistics_are_those_of_raised_values() -> None:
+    x = np.random.default_rng(0).normal(size=4000).astype(np.float32)
+    stats = TensorStatistics.of(x)
+    for floor in (-0.5, -2.0, 0.0, -100.0):
+        ours, direct = stats.raised(floor), TensorStatistics.of(np.maximum(x, np.float32(floor)))
+        assert (ours.low, ours.high, ours.count) == (direct.low, direct.high, direct.count)
+        assert (ours.first, ours.exponent) == (direct.first, direct.exponent)
+        np.testing.assert_array_equal(ours.counts, direct.counts)
+    below = TensorStatistics.of(np.float32([-8, -9])).raised(-3.0)
+    assert (below.low, below.high, int(below.counts.sum())) == (-3.0, -3.0, 2)

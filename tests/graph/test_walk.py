@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intact.graph.walk import is_weighted, kind, known_range, sites
+from intact.graph.walk import is_gate, is_weighted, kind, known_range, sites
 from tests.graphs import parse
 
 RNG = np.random.default_rng(0)
@@ -75,6 +75,26 @@ def test_silu_is_one_island() -> None:
         w2=W,
     ).graph
     assert sites(graph, {"a", "y"}).quantized == ("x", "a", "m")
+
+
+def test_gate_is_quantized_beside_an_integer_value() -> None:
+    graph = parse(
+        """gated (float[n,4,8,8] x) => (float[n,4,4,4] y) {
+            a = Conv (x, w1)
+            g = GlobalAveragePool (a)
+            c = Conv (g, w3)
+            s = Sigmoid (c)
+            m = Mul (a, s)
+            y = Conv (m, w2)
+        }""",
+        w1=W,
+        w2=W,
+        w3=M[:, :, None, None],
+    ).graph
+    where = sites(graph, {"a", "y"})
+    assert where.quantized == ("x", "a", "s", "m")
+    assert where.produced == {"a", "m"}
+    assert is_gate(graph[2]) and not is_gate(graph[0])
 
 
 def test_excluded_operator_breaks_the_chain() -> None:

@@ -1,5 +1,6 @@
 """An LSTM and a GRU classifier, trained here on real spoken digits, quantized both ways."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_recurrent_classifier(shared: Path, kind: type[nn.LSTM] | type[nn.GRU]) 
         samples, offsets = file["samples"].astype(np.float32) / 32768, file["offsets"]
         labels, index = torch.tensor(file["labels"]).long(), file["index"]
     x = torch.tensor(
-        np.stack([features(samples[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]),
+        np.stack([features(samples[a:b]) for a, b in itertools.pairwise(offsets)]),
         dtype=torch.float32,
     )
     train, test = torch.tensor(np.flatnonzero(index >= 5)), torch.tensor(np.flatnonzero(index < 5))

@@ -20,6 +20,7 @@ from intact.graph.recurrent import unsupported
 from intact.graph.walk import (
     Sites,
     activations,
+    is_gate,
     is_lookup,
     is_weighted,
     kind,
@@ -34,6 +35,7 @@ _LARGEST_BIAS: Final = 2.0**29
 # Concatenated tensors share parameters if none would lose more than one bit of its own.
 _SHARED_RANGE: Final = 0.5
 
+_STORED: Final = "one value a channel is little work, and scales the channel: only weights are int8"
 _FLOAT_REASONS: Final = {
     "recurrent": "no runtime computes a static one in integers; overrides may ask for dynamic",
     "LayerNormalization": "normalization is cheap, and its result carries the model's precision",
@@ -58,6 +60,7 @@ def choose(graph: ir.Graph, options: Options, statistics: Statistics | None = No
     options.require_used(nodes)
     wanted = {str(n.name): _mode(n, options) for n in nodes if _quantizable(n) or _is_product(n)}
     static = {name for name, (mode, _) in wanted.items() if mode == "static"}
+    static -= {str(n.name) for n in nodes if _stores_only(n, options)}
     excluded = {
         str(n.name) for n in nodes if n.name not in wanted and _mode(n, options)[0] == "float"
     }
@@ -111,6 +114,11 @@ def _mode(node: ir.Node, options: Options) -> tuple[Mode, str]:
     return mode, reason
 
 
+def _stores_only(node: ir.Node, options: Options) -> bool:
+    """Whether only the weights of a static operator become integers."""
+    return is_gate(node) and options.override(node).mode is None
+
+
 def _no_dynamic(node: ir.Node) -> str | None:
     """Why an operator has no dynamic form; None if it has one."""
     if _is_product(node):
@@ -138,6 +146,8 @@ def _decide(
         mode, reason = wanted[name]
         if mode == "float":
             return Decision("float", node.op_type, reason)
+        if mode == "static" and name not in where.operators:
+            return Decision("static", node.op_type, _STORED, _weights(node, None))
         x = str(node.inputs[0].name)  # type: ignore[union-attr]
         evidence = ranges[x][1] if mode == "static" else {}
         weights = {} if _is_product(node) else _weights(node, taken.get(x))
@@ -273,7 +283,8 @@ class _Ranges:
                 "it in float with exclude="
             )
         method = self._method(members)
-        low, high = METHODS[method](stats)
+        floor = self._floor(members)
+        low, high = METHODS[method](stats if floor is None else stats.raised(floor))
         evidence: dict[str, float | str] = {
             "method": method,
             "low": low,
@@ -283,6 +294,18 @@ class _Ranges:
             "range_variation": _variation(stats),
         }
         return _from_range(low, high, self.options.activations), evidence
+
+    def _floor(self, members: list[str]) -> float | None:
+        """The value below which none of the values' readers tells anything apart."""
+        values = {str(v.name): v for node in self.graph for v in node.outputs}
+        floors = []
+        for name in members:
+            for use in values[name].uses() if name in values else ():
+                if use.node.op_type not in OPERATORS:
+                    return None
+                floors.append(OPERATORS[use.node.op_type].flat_below)
+        known = [floor for floor in floors if floor is not None]
+        return min(known) if known and len(known) == len(floors) else None
 
     def _method(self, members: list[str]) -> Method:
         """The method asked for by an operator that reads or gives one of these values."""

@@ -15,7 +15,7 @@ samples end in the same bytes:
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -124,6 +124,20 @@ class TensorStatistics:
             self.high_sum + other.high_sum,
             self.high_square + other.high_square,
         )
+
+    def raised(self, floor: float) -> "TensorStatistics":
+        """The statistics of `max(x, floor)`, up to the width of a bin; the moments stay.
+
+        floor: at most 0, the value below which nothing is told apart.
+        """
+        first = math.trunc(math.ldexp(floor, -self.exponent))
+        if self.samples == 0 or self.low >= floor or first <= self.first:
+            return self
+        kept = min(first, self.first + self.counts.size - 1) - self.first
+        counts = self.counts[kept:].copy()
+        counts[0] += self.counts[:kept].sum()
+        high = max(self.high, floor)
+        return replace(self, low=floor, high=high, first=self.first + kept, counts=counts)
 
     def _widened(self, exponent: int) -> tuple[int, NDArray[np.int64]]:
         """First bin and counts at a bin width of `2**exponent`, at least the present one."""

@@ -6,7 +6,8 @@ Rules, in order:
    operator produced it, all its consumers read the dequantized value; otherwise only the static
    operators do, and the rest go on with the float value (a transformer's residual stream).
 2. Weights are stored as integers behind a DequantizeLinear, biases as int32 at
-   `scale_x * scale_w[c]`, as the integer accumulator needs them.
+   `scale_x * scale_w[c]`, as the integer accumulator needs them. An operator whose activation is
+   not quantized keeps its bias, and computes in float.
 3. An embedding's table is stored as int8 with a scale per row, and only the rows that are read are
    multiplied out.
 
@@ -52,7 +53,8 @@ def emit_static(graph: ir.Graph, plan: Plan, unsigned: bool) -> None:
             for i in (1, 2):
                 _store_weight(context, node, i)
         elif operator.kind == "weighted" and str(node.inputs[1].name) in plan.tensors:  # type: ignore[union-attr]
-            if operator.bias is not None and operator.bias < len(node.inputs):
+            integer = str(node.inputs[0].name) in plan[str(node.name)].tensors  # type: ignore[union-attr]
+            if integer and operator.bias is not None and operator.bias < len(node.inputs):
                 _store_bias(context, node, operator.bias)
             _store_weight(context, node, 1)
     _quantize_activations(context)

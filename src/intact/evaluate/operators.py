@@ -72,7 +72,8 @@ def operators(
     for name, entry, node in found:
         weights = [str(w) for w in entry.get("weights", [])] or list(node.input[1:2])
         runs_as = executed.operator(weights, name) or str(entry["op_type"])
-        work = _macs(str(entry["op_type"]), node, shapes)
+        stored = shapes.get(f"{weights[0]}_quantized", ()) if weights else ()
+        work = _macs(str(entry["op_type"]), node, shapes, stored)
         integer = runs_as in INTEGER_OPERATORS
         result.append(
             Operator(name, str(entry["op_type"]), str(entry["mode"]), runs_as, integer, work)
@@ -167,8 +168,13 @@ def _shapes(
     return constants | {name: array.shape for name, array in feeds.items()} | shapes
 
 
-def _macs(op_type: str, node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Multiply-accumulates of one operator."""
+def _macs(
+    op_type: str,
+    node: onnx.NodeProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: tuple[int, ...],
+) -> int:
+    """Multiply-accumulates of one operator; `stored` is its weight's shape in the file."""
     x = shapes.get(node.input[0], ())
     y = shapes.get(node.output[0], ())
     weight = _weight_shape(node, shapes)
@@ -181,7 +187,7 @@ def _macs(op_type: str, node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ..
         directions = 2 if node.name.endswith(".direction_0") else 1
         return math.prod(x[:2]) * directions * (math.prod(weight) + math.prod(recurrence))
     # A matrix product: each output element takes as many products as the inner axis is long.
-    inner = x[-1] if node.op_type in ("Gemm", "MatMul", "DynamicMatMul") and x else 0
+    inner = math.prod(stored) // y[-1] if stored and y else x[-1] if x else 0
     return math.prod(y) * inner
 
 

@@ -30,6 +30,7 @@ class Operator:
     absorbed: a preceding convolution or sum applies it while it rescales, so nothing is quantized
         in between.
     range: the output's range, where it is known without calibration.
+    flat_below: the function is constant below this input, so smaller ones need not be told apart.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Operator:
     bias: int | None = None
     absorbed: bool = False
     range: tuple[float, float] | None = None
+    flat_below: float | None = None
 
 
 _VIEWS: Final = [
@@ -71,7 +73,7 @@ OPERATORS: Final[dict[str, Operator]] = {
     "LeakyRelu": Operator("unary"),
     "Elu": Operator("unary"),
     "Gelu": Operator("unary"),
-    "HardSwish": Operator("unary"),
+    "HardSwish": Operator("unary", flat_below=-3.0),
     "Mish": Operator("unary"),
     "Softplus": Operator("unary"),
     "Sigmoid": Operator("unary", range=(0.0, 1.0)),

@@ -4,7 +4,8 @@ The rules, in order:
 
 1. The activation of every static weighted operator (input 0) becomes integer.
 2. A convolution's output, and the output of every operator that takes only such values, *can* be
-   integer. Matrix products end a chain: their output is float (DESIGN, "what is quantized").
+   integer; beside one of them, an operator may take values whose range is known (a gate in [0, 1]).
+   Matrix products end a chain: their output is float (DESIGN, "what is quantized").
 3. A value that can be integer *is*, if some operator that it reaches through such operators needs
    it (rule 1). A chain that ends in a float operator or at the graph's output stays float.
 4. Nothing is quantized between an operator and what is computed with it in one go: ReLU and Clip
@@ -23,6 +24,7 @@ __all__ = [
     "Sites",
     "activations",
     "constant",
+    "is_gate",
     "is_lookup",
     "is_weighted",
     "kind",
@@ -104,6 +106,14 @@ def is_weighted(node: ir.Node) -> bool:
     if node.op_type == "MatMul":
         return len(weight.shape) == 2
     return operator.bias is None or len(node.inputs) <= operator.bias or _bias_is_constant(node)
+
+
+def is_gate(node: ir.Node) -> bool:
+    """Whether the node is a convolution of one value a channel, as in squeeze-and-excite."""
+    x = node.inputs[0] if node.op_type == "Conv" else None
+    if x is None or x.shape is None or len(x.shape) < 3:
+        return False
+    return all(size == 1 for size in x.shape[2:])
 
 
 def is_lookup(node: ir.Node) -> bool:
@@ -201,7 +211,9 @@ def _capable(
                 capable.add(name_of(node.outputs[0]))
         elif node.name not in excluded and kind(node) in ("unary", "arithmetic", "concat", "view"):
             taken = activations(node)
-            if taken and all(name_of(v) in capable for v in taken):
+            if any(name_of(v) in capable for v in taken) and all(
+                name_of(v) in capable or known_range(v) is not None for v in taken
+            ):
                 capable.update(name_of(v) for v in node.outputs if v.dtype in _FLOAT)
     return frozenset(capable)
 
