@@ -69,6 +69,12 @@ def test_exclude_selects_by_module_class() -> None:
     assert chosen["a"] == "float" and chosen["b"] == "static"
 
 
+def test_classes_that_a_model_lacks_may_be_included_beside_others() -> None:
+    assert modes(plan(include=[Plan, Statistics]))["a"] == "static"
+    with pytest.raises(PlanError, match="selects no operator"):
+        plan(include=[Statistics])
+
+
 def test_include_leaves_other_weights_in_float() -> None:
     chosen = modes(plan(include=["MatMul"]))
     assert chosen["y"] == "static" and chosen["a"] == chosen["b"] == "float"

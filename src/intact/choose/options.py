@@ -68,9 +68,15 @@ class Options:
         return chosen
 
     def require_used(self, nodes: Collection[ir.Node]) -> None:
-        """Raise PlanError if a selector selects nothing: it is most likely misspelt."""
-        for selector in (*(self.include or ()), *self.exclude, *self.overrides):
-            if not any(matches(node, selector) for node in nodes):
+        """Raise PlanError if a pattern selects nothing: it is most likely misspelt.
+
+        Of module classes in `include` one must be there: `{Linear, LSTM}` is a usual thing to ask.
+        """
+        include = tuple(self.include or ())
+        used = [s for s in include if any(matches(node, s) for node in nodes)]
+        for selector in (*include, *self.exclude, *self.overrides):
+            spare = isinstance(selector, type) and bool(used) and selector in include
+            if not spare and not any(matches(node, selector) for node in nodes):
                 raise PlanError(
                     f"{selector!r} selects no operator of the model; give an operator type, a "
                     "pattern of names (see `intact inspect`) or a torch module class"
