@@ -1,6 +1,6 @@
 """intact: int8 models that keep their accuracy, from PyTorch and ONNX, for any ONNX runtime."""
 
-from intact.api import compare, convert, inspect, load, prepare, quantize
+from intact.api import compare, convert, inspect, load, plan, prepare, quantize
 from intact.calibrate.adequacy import Adequacy
 from intact.calibrate.prepared import Prepared
 from intact.choose.options import Options, Override
@@ -32,6 +32,7 @@ __all__ = [
     "convert",
     "inspect",
     "load",
+    "plan",
     "prepare",
     "quantize",
 ]

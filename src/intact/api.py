@@ -14,7 +14,7 @@ from intact.calibrate.prepared import Prepared
 from intact.capture.onnx import capture as capture_onnx
 from intact.capture.signature import Signature
 from intact.choose.default import candidates, choose
-from intact.choose.options import Options, Override, Selector
+from intact.choose.options import Options, Override, Selector, as_override
 from intact.core.errors import CalibrationError, InputError, ModelFileError
 from intact.core.plan import Mode, Plan
 from intact.core.ranges import Method
@@ -27,7 +27,7 @@ from intact.graph.prepare import prepare as prepare_graph
 from intact.run.model import FloatModel, QuantizedModel
 from intact.version import __version__
 
-__all__ = ["compare", "convert", "inspect", "load", "prepare", "quantize"]
+__all__ = ["compare", "convert", "inspect", "load", "plan", "prepare", "quantize"]
 
 Axes = Mapping[str, Mapping[int, str]]
 Overrides = Mapping[Selector, Mode | Override]
@@ -131,6 +131,42 @@ def convert(
     return _convert(prepared, options, statistics, plan, target, threads)
 
 
+def plan(
+    prepared: Prepared,
+    *,
+    mode: Literal["static", "dynamic"] = "static",
+    statistics: Statistics | None = None,
+    method: Method = "mse",
+    activations: Literal["uint8", "int8"] = "uint8",
+    include: Collection[Selector] | None = None,
+    exclude: Collection[Selector] = (),
+    overrides: Overrides | None = None,
+) -> Plan:
+    """What `convert` with these arguments would do, to be printed, saved, edited and given back.
+
+    See `quantize` and `convert` for arguments and errors.
+    """
+    options = Options(mode, method, activations, include, exclude, overrides or {})
+    return _plan(prepared, options, statistics)
+
+
+def _plan(prepared: Prepared, options: Options, statistics: Statistics | None) -> Plan:
+    needs_data = options.mode == "static" or any(
+        as_override(asked).mode == "static" for asked in options.overrides.values()
+    )
+    if statistics is not None:
+        # Merging with nothing checks that they belong to this model.
+        statistics = Statistics.empty(prepared.model_id, prepared.observed).merge(statistics)
+    elif needs_data:
+        statistics = prepared.statistics
+    if statistics is not None and statistics.samples == 0 and needs_data:
+        raise CalibrationError(
+            "nothing has been observed; call the prepared model on representative data first, "
+            'or convert with mode="dynamic"'
+        )
+    return choose(prepared.graph.graph, options, statistics)
+
+
 def _convert(
     prepared: Prepared,
     options: Options,
@@ -140,20 +176,7 @@ def _convert(
     threads: int | None,
 ) -> QuantizedModel:
     if plan is None:
-        needs_data = options.mode == "static" or any(
-            asked in ("static", Override("static")) for asked in options.overrides.values()
-        )
-        if statistics is not None:
-            # Merging with nothing checks that they belong to this model.
-            statistics = Statistics.empty(prepared.model_id, prepared.observed).merge(statistics)
-        elif needs_data:
-            statistics = prepared.statistics
-        if statistics is not None and statistics.samples == 0 and needs_data:
-            raise CalibrationError(
-                "nothing has been observed; call the prepared model on representative data first, "
-                'or convert with mode="dynamic"'
-            )
-        plan = choose(prepared.graph.graph, options, statistics)
+        plan = _plan(prepared, options, statistics)
     quantized = emit(prepared.graph, plan, target)
     return QuantizedModel(_serialize(quantized, prepared.graph, prepared.signature), threads)
 

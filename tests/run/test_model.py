@@ -96,11 +96,9 @@ def test_damaged_metadata_is_refused(quantized: intact.QuantizedModel) -> None:
 
 
 def test_plan_can_be_edited_and_carried_out(tmp_path: Path) -> None:
-    from intact.choose.default import choose
-
     prepared = intact.prepare(cnn())
     prepared(IMAGES)
-    plan = choose(prepared.graph.graph, intact.Options(), prepared.statistics)
+    plan = intact.plan(prepared)
     plan.save(tmp_path / "plan.json")
     again = intact.Plan.load(tmp_path / "plan.json")
     assert again.to_json() == plan.to_json()

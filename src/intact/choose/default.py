@@ -16,6 +16,7 @@ from intact.core.qparams import Dtype, QParams, asymmetric, symmetric
 from intact.core.ranges import METHODS, Method, weight_qparams
 from intact.core.statistics import Statistics, TensorStatistics
 from intact.graph.operators import OPERATORS
+from intact.graph.passes.attention import ATTENTION
 from intact.graph.recurrent import unsupported
 from intact.graph.walk import (
     Sites,
@@ -41,6 +42,7 @@ _FLOAT_REASONS: Final = {
     "LayerNormalization": "normalization is cheap, and its result carries the model's precision",
     "Softmax": "softmax is cheap, and its input must not be rounded",
     "MatMul": "a product of two activations: little work, sensitive to rounding",
+    "attention": "attention's product of two activations: little work, sensitive to rounding",
 }
 
 
@@ -96,7 +98,8 @@ def _mode(node: ir.Node, options: Options) -> tuple[Mode, str]:
     elif any(matches(node, selector) for selector in options.exclude):
         mode, reason = "float", "as asked in exclude"
     elif _is_product(node):
-        mode, reason = "float", _FLOAT_REASONS["MatMul"]
+        kind_of_product = "attention" if ATTENTION in node.metadata_props else "MatMul"
+        mode, reason = "float", _FLOAT_REASONS[kind_of_product]
     elif (
         options.include is not None
         and _quantizable(node)
