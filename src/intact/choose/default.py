@@ -21,6 +21,7 @@ from intact.graph.recurrent import unsupported
 from intact.graph.walk import (
     Sites,
     activations,
+    input_name,
     is_gate,
     is_lookup,
     is_weighted,
@@ -151,7 +152,7 @@ def _decide(
             return Decision("float", node.op_type, reason)
         if mode == "static" and name not in where.operators:
             return Decision("static", node.op_type, _STORED, _weights(node, None))
-        x = str(node.inputs[0].name)  # type: ignore[union-attr]
+        x = input_name(node, 0)
         evidence = ranges[x][1] if mode == "static" else {}
         weights = {} if _is_product(node) else _weights(node, taken.get(x))
         return Decision(mode, node.op_type, reason, {**taken, **weights}, evidence)

@@ -22,6 +22,7 @@ from intact.emit.builder import Builder, integers
 from intact.emit.functions import DOMAIN
 from intact.emit.qdq import replace
 from intact.emit.recurrent import call_recurrent, onnxruntime_lstm
+from intact.graph.walk import input_name
 
 __all__ = ["emit_dynamic"]
 
@@ -36,7 +37,7 @@ def emit_dynamic(graph: ir.Graph, plan: Plan, *, native: bool, unsigned: bool) -
     nodes = [n for n in graph if n.name in plan.decisions and plan[str(n.name)].mode == "dynamic"]
     for node in nodes:
         qparams = plan.tensors
-        weight = str(node.inputs[1].name)  # type: ignore[union-attr]
+        weight = input_name(node, 1)
         if node.op_type in ("MatMul", "Gemm"):
             matrix = _matrix(node)
             if native:
@@ -76,7 +77,7 @@ def _call_matmul(
     builder: Builder, node: ir.Node, matrix: NDArray[np.float32], qparams: QParams
 ) -> None:
     """Rule 2 for MatMul and Gemm."""
-    name = str(node.inputs[1].name)  # type: ignore[union-attr]
+    name = input_name(node, 1)
     stored = integers(matrix, QParams(qparams.scale, qparams.zero_point, "int8", 1), False)
     call = ir.node(
         "DynamicMatMul",
@@ -96,7 +97,7 @@ def _dynamic_quantize_matmul(
     builder: Builder, node: ir.Node, matrix: NDArray[np.float32], qparams: QParams, unsigned: bool
 ) -> None:
     """Rule 3 for MatMul and Gemm, in the form that ONNX Runtime fuses."""
-    x, name, label = node.inputs[0], str(node.inputs[1].name), str(node.name)  # type: ignore[union-attr]
+    x, name, label = node.inputs[0], input_name(node, 1), str(node.name)
     stored = integers(matrix, QParams(qparams.scale, qparams.zero_point, "int8", 1), unsigned)
     q, scale, zero_point = _dynamic_quantize_linear(builder, x, node)
     weight = builder.constant(f"{name}_quantized", stored)
@@ -137,7 +138,7 @@ def _dynamic_quantize_linear(
 def _call_conv(builder: Builder, node: ir.Node, qparams: QParams) -> str:
     """Rule 2 for Conv and ConvTranspose; the function's name."""
     weight = _array(node.inputs[1])
-    name, spatial = str(node.inputs[1].name), weight.ndim - 2  # type: ignore[union-attr]
+    name, spatial = input_name(node, 1), weight.ndim - 2
     stored = integers(weight, qparams, False)
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     scale = qparams.scale if node.op_type == "Conv" else np.tile(qparams.scale, group)

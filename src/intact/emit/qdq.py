@@ -25,6 +25,7 @@ from intact.core.plan import Decision, Plan
 from intact.core.qparams import BOUNDS, QParams
 from intact.emit.builder import Builder, integers
 from intact.graph.operators import OPERATORS
+from intact.graph.walk import input_name
 
 __all__ = ["emit_static"]
 
@@ -52,8 +53,8 @@ def emit_static(graph: ir.Graph, plan: Plan, unsigned: bool) -> None:
         elif operator.kind == "recurrent":
             for i in (1, 2):
                 _store_weight(context, node, i)
-        elif operator.kind == "weighted" and str(node.inputs[1].name) in plan.tensors:  # type: ignore[union-attr]
-            integer = str(node.inputs[0].name) in plan[str(node.name)].tensors  # type: ignore[union-attr]
+        elif operator.kind == "weighted" and input_name(node, 1) in plan.tensors:
+            integer = input_name(node, 0) in plan[str(node.name)].tensors
             if integer and operator.bias is not None and operator.bias < len(node.inputs):
                 _store_bias(context, node, operator.bias)
             _store_weight(context, node, 1)
@@ -133,7 +134,7 @@ def _store_bias(context: _Context, node: ir.Node, index: int) -> None:
     bias, builder, tensors = node.inputs[index], context.builder, context.plan.tensors
     if bias is None or bias.const_value is None:
         return
-    step = _bias_step(tensors[str(node.inputs[0].name)], tensors[str(node.inputs[1].name)])  # type: ignore[union-attr]
+    step = _bias_step(tensors[input_name(node, 0)], tensors[input_name(node, 1)])
     values = bias.const_value.numpy()
     if values.size not in (1, step.size):
         return  # a two-dimensional Gemm bias belongs to no accumulator column

@@ -24,6 +24,7 @@ __all__ = [
     "Sites",
     "activations",
     "constant",
+    "input_name",
     "is_gate",
     "is_lookup",
     "is_weighted",
@@ -59,6 +60,13 @@ def name_of(value: ir.Value) -> str:
     """The name that a prepared graph's value always has."""
     assert value.name is not None, "a prepared graph names every value"
     return value.name
+
+
+def input_name(node: ir.Node, index: int) -> str:
+    """The name of an input that the node's operator always has."""
+    value = node.inputs[index]
+    assert value is not None, f"'{node.name}' lacks input {index}"
+    return name_of(value)
 
 
 def constant(value: ir.Value | None) -> bool:
@@ -118,13 +126,14 @@ def is_gate(node: ir.Node) -> bool:
 
 def is_lookup(node: ir.Node) -> bool:
     """Whether the node reads rows of a constant float table (an embedding)."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
     return (
-        node.op_type == "Gather"
+        table is not None
+        and constant(table)
+        and table.dtype == ir.DataType.FLOAT
+        and table.shape is not None
+        and len(table.shape) == 2
         and _integer(node, "axis", 0) == 0
-        and constant(node.inputs[0])
-        and node.inputs[0].dtype == ir.DataType.FLOAT  # type: ignore[union-attr]
-        and node.inputs[0].shape is not None  # type: ignore[union-attr]
-        and len(node.inputs[0].shape) == 2  # type: ignore[union-attr]
     )
 
 
