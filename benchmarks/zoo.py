@@ -1,17 +1,13 @@
 """torchvision's architectures with random weights whose activations look like trained ones'."""
 
-import contextlib
-import sys
 import warnings
 from typing import Any
 
-from benchmarks.datasets import SHARED
+from benchmarks.datasets import prepare_torchvision
 
-sys.path.insert(0, str(SHARED / "tools"))
-with contextlib.suppress(ImportError):
-    import torchvision_cpu  # noqa: F401  (makes torchvision importable beside a CPU build)
-import torch
-import torchvision.models
+prepare_torchvision()
+import torch  # noqa: E402  (torchvision must be prepared before it is imported)
+import torchvision.models  # noqa: E402
 
 MODELS = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small",
