@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from intact.core.errors import CalibrationError, ModelFileError
-from intact.core.statistics import BINS_PER_SIGN, Statistics, TensorStatistics
+from intact.core.native import native
+from intact.core.statistics import BINS_PER_SIGN, Statistics, TensorStatistics, _describe
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 LARGEST = float(np.finfo(np.float32).max)
@@ -451,3 +452,31 @@ def test_raised_statistics_are_those_of_raised_values() -> None:
         np.testing.assert_array_equal(ours.counts, direct.counts)
     below = TensorStatistics.of(np.float32([-8, -9])).raised(-3.0)
     assert (below.low, below.high, int(below.counts.sum())) == (-3.0, -3.0, 2)
+
+
+NATIVE = pytest.mark.skipif(native is None, reason="the native part is not built")
+
+
+@NATIVE
+@quick
+@given(
+    st.one_of(samples, arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)))
+)
+def test_native_description_is_numpys(values: NDArray[np.float32]) -> None:
+    assert native is not None
+    many_times = np.tile(values, 101)  # whole vectors, and a rest
+    expected, found = _describe(many_times), native.describe(many_times)
+    if not np.isfinite(values).all():
+        assert not np.isfinite(found[:2]).all()
+        assert np.isnan(found[:2]).any() == np.isnan(values).any()
+        return
+    assert found[:4] == expected[:4]
+    assert found[4].dtype == expected[4].dtype
+    assert found[4].tolist() == expected[4].tolist()
+
+
+@NATIVE
+def test_native_description_of_nothing_is_refused() -> None:
+    assert native is not None
+    with pytest.raises(ValueError, match="no values"):
+        native.describe(np.zeros(0, np.float32))

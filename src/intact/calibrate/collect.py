@@ -7,7 +7,6 @@ same bytes in any order, batching or sharding.
 
 import hashlib
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,7 @@ def fingerprint(graph: ir.Model) -> str:
     return hashlib.sha256(ir.to_proto(graph).SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
-_Taken = Future[tuple[list[Array], Future[Statistics]]]
+_Taken = Future[tuple[list[Array], Statistics]]
 
 
 class Collector:
@@ -60,12 +59,9 @@ class Collector:
         self._fetched = tuple(name for name in self._names if name not in self._inputs)
         self.statistics = Statistics.empty(model_id, self._names)
         # Samples run side by side, one thread each, so no thread waits for another and a sample's
-        # arithmetic does not depend on their number. One more thread describes activations: that
-        # holds Python's lock half of the time, so that several would wait for each other.
+        # arithmetic does not depend on their number.
         self._workers = threads or _cores()
-        self._runners = ThreadPoolExecutor(self._workers, "intact-run")
-        self._describer = ThreadPoolExecutor(1, "intact-describe")
-        self._room = threading.BoundedSemaphore(self._workers + 2)
+        self._runners = ThreadPoolExecutor(self._workers, "intact-calibrate")
 
     def observe(self, feeds: Feeds) -> list[Array]:
         """Observe one batch and return the float model's outputs for it.
@@ -77,7 +73,7 @@ class Collector:
         outputs, gathered = [], self.statistics
         for results, description in self._runners.map(self._take, samples):
             outputs.append(results)
-            gathered = gathered.merge(description.result())
+            gathered = gathered.merge(description)
         self.statistics = gathered
         return join(outputs, samples, self._signature.outputs)
 
@@ -113,25 +109,18 @@ class Collector:
         gathered = self.statistics
         try:
             for future in batch:
-                gathered = gathered.merge(future.result()[1].result())
+                gathered = gathered.merge(future.result()[1])
         except IntactError as error:
             raise type(error)(f"calibration batch {index}: {error}") from None
         self.statistics = gathered
 
-    def _take(self, sample: Sample) -> tuple[list[Array], Future[Statistics]]:
-        """A sample's outputs, and its statistics as soon as they are there."""
-        self._room.acquire()  # no more samples' activations than this exist at a time
-        try:
-            outputs: list[Array] = self._session.run(None, dict(sample.feeds))
-            count = len(self._signature.outputs)
-            values = dict(zip(self._fetched, outputs[count:], strict=True))
-            values |= {name: sample.feeds[name] for name in self._inputs}
-            description = self._describer.submit(self._describe, sample, values)
-        except BaseException:
-            self._room.release()
-            raise
-        description.add_done_callback(lambda _: self._room.release())
-        return outputs[:count], description
+    def _take(self, sample: Sample) -> tuple[list[Array], Statistics]:
+        """A sample's outputs and its statistics."""
+        outputs: list[Array] = self._session.run(None, dict(sample.feeds))
+        count = len(self._signature.outputs)
+        values = dict(zip(self._fetched, outputs[count:], strict=True))
+        values |= {name: sample.feeds[name] for name in self._inputs}
+        return outputs[:count], self._describe(sample, values)
 
     def _describe(self, sample: Sample, values: dict[str, Array]) -> Statistics:
         """The statistics of one sample."""

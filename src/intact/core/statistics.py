@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from intact.core.errors import CalibrationError, ModelFileError
 from intact.core.files import write_atomically
+from intact.core.native import native
 
 __all__ = ["BINS_PER_SIGN", "Statistics", "TensorStatistics"]
 
@@ -41,6 +42,20 @@ def _exponent(absmax: float) -> int:
     if absmax == 0.0:
         return _SMALLEST_EXPONENT
     return max(math.frexp(absmax)[1] - (BINS_PER_SIGN.bit_length() - 1), _SMALLEST_EXPONENT)
+
+
+def _describe(x: NDArray[np.float32]) -> tuple[float, float, int, int, NDArray[np.int64]]:
+    """Minimum, maximum, bin exponent, first bin and bin counts; no counts if not finite."""
+    low, high = float(x.min()), float(x.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return low, high, 0, 0, np.zeros(0, np.int64)
+    exponent = _exponent(max(-low, high))
+    bins = np.multiply(x, np.float32(math.ldexp(1.0, -exponent))).astype(np.intp)
+    # Truncation is monotonic, so the end bins follow from the extremes.
+    first = math.trunc(math.ldexp(low, -exponent))
+    if first:
+        bins -= first
+    return low, high, exponent, first, np.bincount(bins)
 
 
 def _units(x: float) -> int:
@@ -80,20 +95,14 @@ class TensorStatistics:
 
         Raises CalibrationError if a value is NaN or infinite. An empty sample leaves no trace.
         """
-        x = np.asarray(sample, np.float32).reshape(-1)
+        x = np.ascontiguousarray(sample, np.float32).reshape(-1)
         if x.size == 0:
             return TensorStatistics()
-        low, high = float(x.min()), float(x.max())
+        describe = _describe if native is None else native.describe
+        low, high, exponent, first, counts = describe(x)
         if not (math.isfinite(low) and math.isfinite(high)):
             fault = "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
             raise CalibrationError(f"a value is {fault}")
-        exponent = _exponent(max(-low, high))
-        bins = np.multiply(x, np.float32(math.ldexp(1.0, -exponent))).astype(np.intp)
-        # Truncation is monotonic, so the end bins follow from the extremes.
-        first = math.trunc(math.ldexp(low, -exponent))
-        if first:
-            bins -= first
-        counts = np.bincount(bins)
         below, above = _units(low), _units(high)
         return TensorStatistics(
             1, x.size, low + 0.0, high + 0.0, exponent, first, counts,
@@ -144,12 +153,11 @@ class TensorStatistics:
         shift = exponent - self.exponent
         if shift == 0:
             return self.first, self.counts
+        # Whole bins lie between these, so every coarse bin begins at one of the fine ones.
         index = np.arange(self.first, self.first + self.counts.size)
         coarse = np.sign(index) * (np.abs(index) >> min(shift, 62))
-        first = int(coarse[0])
-        counts = np.zeros(int(coarse[-1]) - first + 1, np.int64)
-        np.add.at(counts, coarse - first, self.counts)
-        return first, counts
+        starts = np.flatnonzero(np.diff(coarse, prepend=coarse[0] - 1))
+        return int(coarse[0]), np.add.reduceat(self.counts, starts)
 
     def __eq__(self, other: object) -> bool:
         return (
