@@ -2,26 +2,119 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
+#include <array>
 #include <cmath>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "histogram.hpp"
+#include "program.hpp"
+#include "steps/steps.hpp"
 
 namespace nb = nanobind;
+using namespace intact;
 
 namespace {
 
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Weights = nb::ndarray<const std::int8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>>;
+using AnyArray = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using ConstArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-nb::tuple describe(const Floats& values) {
+// (space, offset or index, bytes)
+using Place = std::tuple<int, std::size_t, std::size_t>;
+// images, height, width, channels, out_height, out_width, then kernel, stride, dilation and
+// padding, each of height and width
+using WindowSizes = std::array<std::size_t, 14>;
+// low, high, zero point
+using Clamp = std::tuple<float, float, std::int32_t>;
+// other tensor, (scale, zero point) of both, scale and clamp of the result
+using Addend = std::tuple<Place, std::array<float, 3>, std::array<std::int32_t, 2>, Clamp>;
+
+Region region(const Place& place) {
+  const auto& [space, offset, bytes] = place;
+  require(space >= 0 && space <= 2, "a tensor lies in no known space");
+  return {static_cast<Space>(space), offset, bytes};
+}
+
+Windows windows(const WindowSizes& s) {
+  return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13]};
+}
+
+template <class T>
+std::vector<T> vector(const Row<T>& row) {
+  return {row.data(), row.data() + row.size()};
+}
+
+template <class T>
+std::vector<T> vector(const std::optional<Row<T>>& row) {
+  return row ? vector(*row) : std::vector<T>{};
+}
+
+std::uint8_t zero_point_of(std::int32_t value) {
+  require(value >= 0 && value <= 255, "a zero point is no uint8");
+  return static_cast<std::uint8_t>(value);
+}
+
+// Whatever is clamped to these bounds must be a uint8.
+void check(const Clamp& clamp) {
+  const auto& [low, high, zero_point] = clamp;
+  require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
+  require(low <= high && low >= static_cast<float>(-zero_point) &&
+              high <= static_cast<float>(255 - zero_point),
+          "a clamp leaves what is no uint8");
+}
+
+Sum sum_of(const std::array<float, 3>& scales, const std::array<std::int32_t, 2>& zero_points,
+           const Clamp& clamp) {
+  check(clamp);
+  const auto& [low, high, zero_point] = clamp;
+  return {.a_scale = scales[0], .b_scale = scales[1], .scale = scales[2],
+          .a_zero_point = zero_points[0], .b_zero_point = zero_points[1],
+          .low = low, .high = high, .zero_point = zero_point};
+}
+
+Tail tail_of(const std::optional<Row<std::uint8_t>>& table, const std::optional<Addend>& addend) {
+  Tail tail;
+  tail.table = vector(table);
+  if (addend) {
+    const auto& [place, scales, zero_points, clamp] = *addend;
+    tail.other = region(place);
+    tail.sum = sum_of(scales, zero_points, clamp);
+  }
+  return tail;
+}
+
+Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
+                 const std::optional<Clamp>& clamp, const std::optional<Row<float>>& shift) {
+  Output output;
+  output.bias = vector(bias);
+  output.scale = vector(scale);
+  output.shift = vector(shift);
+  output.real = !clamp;
+  if (clamp) {
+    check(*clamp);
+    std::tie(output.low, output.high, output.zero_point) = *clamp;
+  }
+  return output;
+}
+
+nb::tuple describe_values(const Row<float>& values) {
   if (values.size() == 0) throw nb::value_error("there are no values to describe");
-  intact::Description found;
+  Description found;
   {
     nb::gil_scoped_release unlocked;
-    found = intact::describe(values.data(), values.size());
+    found = describe(values.data(), values.size());
   }
   auto counts = std::make_unique<std::vector<std::int64_t>>(std::move(found.counts));
   std::int64_t* data = counts->data();
@@ -33,10 +126,168 @@ nb::tuple describe(const Floats& values) {
                         Counts(data, {size}, owner));
 }
 
+struct Pointers {
+  Pointers(const Program& program, const std::vector<ConstArray>& in,
+           const std::vector<AnyArray>& out) {
+    require(in.size() == program.input_bytes().size() && out.size() == program.output_bytes().size(),
+            "the program has another number of inputs or outputs");
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      require(in[i].nbytes() == program.input_bytes()[i], "an input has another size");
+      // Steps never write to inputs: they have no output region there.
+      inputs.push_back(static_cast<std::uint8_t*>(const_cast<void*>(in[i].data())));
+    }
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      require(out[i].nbytes() == program.output_bytes()[i], "an output has another size");
+      outputs.push_back(static_cast<std::uint8_t*>(out[i].data()));
+    }
+  }
+  std::vector<std::uint8_t*> inputs, outputs;
+};
+
+// A place that a step writes to.
+Region target(const Place& place) {
+  const Region result = region(place);
+  require(result.space != Space::kInput, "a step would write to an input");
+  return result;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "Kernels of intact, compiled.";
-  m.def("describe", &describe, nb::arg("values"),
+  m.doc() = "The compiled part of intact: programs of integer operators.";
+  m.def("describe", &describe_values, nb::arg("values"),
         "Minimum, maximum, bin exponent, first bin and bin counts of finite float32 values.");
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const char* name : available_kernels()) names.emplace_back(name);
+    return names;
+  }, "The names of the instruction sets that this CPU has, best first.");
+
+  nb::class_<Engine>(m, "Engine")
+      .def("__init__", [](nb::pointer_and_handle<Engine>, std::size_t, const std::string&) {
+        throw nb::type_error("use Engine.create");
+      })
+      .def_static("create", [](std::size_t threads, const std::string& isa) {
+        require(threads >= 1 && threads <= 1024, "the number of threads is not in 1 to 1024");
+        return std::make_shared<Engine>(threads, isa.c_str());
+      }, nb::arg("threads"), nb::arg("isa"))
+      .def_prop_ro("isa", [](const Engine& engine) { return std::string(engine.kernels().name); })
+      .def_prop_ro("threads", [](Engine& engine) { return engine.pool().threads(); });
+
+  nb::class_<Packed>(m, "Packed")
+      .def_static("pack", [](const Engine& engine, const Weights& weights) {
+        require(weights.size() > 0, "weights are empty");
+        return std::make_shared<Packed>(engine.kernels(), weights.data(), weights.shape(0),
+                                        weights.shape(1), weights.shape(2));
+      }, nb::arg("engine"), nb::arg("weights"), "Weights [groups, K, N] for `engine`.")
+      .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
+
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<std::shared_ptr<Engine>, std::size_t, std::vector<std::size_t>,
+                    std::vector<std::size_t>>(),
+           nb::arg("engine"), nb::arg("arena_bytes"), nb::arg("input_bytes"),
+           nb::arg("output_bytes"))
+      .def_prop_ro("labels", &Program::labels)
+      .def("run", [](Program& program, const std::vector<ConstArray>& inputs,
+                     const std::vector<AnyArray>& outputs) {
+        const Pointers pointers(program, inputs, outputs);
+        nb::gil_scoped_release unlocked;
+        program.run(pointers.inputs, pointers.outputs);
+      }, nb::arg("inputs"), nb::arg("outputs"))
+      .def("profile", [](Program& program, const std::vector<ConstArray>& inputs,
+                         const std::vector<AnyArray>& outputs, std::size_t repetitions) {
+        const Pointers pointers(program, inputs, outputs);
+        nb::gil_scoped_release unlocked;
+        return program.profile(pointers.inputs, pointers.outputs, repetitions);
+      }, nb::arg("inputs"), nb::arg("outputs"), nb::arg("repetitions"))
+      .def("convolution", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                             const WindowSizes& sizes, std::int32_t x_zero_point,
+                             std::shared_ptr<Packed> weights, const Row<std::int32_t>& bias,
+                             const Row<float>& scale, const std::optional<Clamp>& clamp,
+                             const std::optional<Row<float>>& shift,
+                             const std::optional<Row<std::uint8_t>>& table,
+                             const std::optional<Addend>& addend) {
+        p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
+                               std::move(weights), output_of(bias, scale, clamp, shift),
+                               tail_of(table, addend)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
+         nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp").none(),
+         nb::arg("shift").none(), nb::arg("table").none(), nb::arg("addend").none())
+      .def("depthwise", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                           const WindowSizes& sizes, std::int32_t x_zero_point,
+                           const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
+                           const Row<float>& scale, const Clamp& clamp,
+                           const std::optional<Row<std::uint8_t>>& table,
+                           const std::optional<Addend>& addend) {
+        p.add(make_depthwise(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
+                             vector(weights), output_of(bias, scale, clamp, std::nullopt),
+                             tail_of(table, addend)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
+         nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp"),
+         nb::arg("table").none(), nb::arg("addend").none())
+      .def("quantize", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                          std::size_t images, std::size_t channels, std::size_t pixels, float scale,
+                          std::int32_t zero_point) {
+        p.add(make_quantize(p, region(x), target(y), images, channels, pixels, scale, zero_point), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("images"), nb::arg("channels"),
+         nb::arg("pixels"), nb::arg("scale"), nb::arg("zero_point"))
+      .def("dequantize", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                            std::size_t images, std::size_t channels, std::size_t pixels,
+                            float scale, std::int32_t zero_point) {
+        p.add(make_dequantize(p, region(x), target(y), images, channels, pixels, scale, zero_point), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("images"), nb::arg("channels"),
+         nb::arg("pixels"), nb::arg("scale"), nb::arg("zero_point"))
+      .def("add", [](Program& p, const std::string& label, const Place& a, const Place& b,
+                     const Place& y, std::size_t size, const std::array<float, 3>& scales,
+                     const std::array<std::int32_t, 2>& zero_points, const Clamp& clamp) {
+        p.add(make_add(p, region(a), region(b), target(y), size, sum_of(scales, zero_points, clamp)), label);
+      }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("size"),
+         nb::arg("scales"), nb::arg("zero_points"), nb::arg("clamp"))
+      .def("gate", [](Program& p, const std::string& label, const Place& a, const Place& gate,
+                      const Place& y, std::size_t images, std::size_t pixels, std::size_t channels,
+                      const std::array<std::int32_t, 2>& zero_points, float scale,
+                      const Clamp& clamp) {
+        check(clamp);
+        const auto& [low, high, zero_point] = clamp;
+        const Product product{zero_points[0], zero_points[1], scale, low, high, zero_point};
+        p.add(make_gate(p, region(a), region(gate), target(y), images, pixels, channels, product), label);
+      }, nb::arg("label"), nb::arg("a"), nb::arg("gate"), nb::arg("y"), nb::arg("images"),
+         nb::arg("pixels"), nb::arg("channels"), nb::arg("zero_points"), nb::arg("scale"),
+         nb::arg("clamp"))
+      .def("copy", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                      std::size_t rows, std::size_t x_stride, std::size_t x_offset,
+                      std::size_t columns, std::size_t y_stride, std::size_t y_offset,
+                      const std::optional<Row<std::uint8_t>>& table) {
+        p.add(make_copy(p, region(x), target(y), rows, x_stride, x_offset, columns, y_stride,
+                        y_offset, vector(table)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("x_stride"),
+         nb::arg("x_offset"), nb::arg("columns"), nb::arg("y_stride"), nb::arg("y_offset"),
+         nb::arg("table").none())
+      .def("max_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                          const WindowSizes& sizes, const std::optional<Row<std::uint8_t>>& table) {
+        p.add(make_max_pool(p, region(x), target(y), windows(sizes), vector(table)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("table").none())
+      .def("average_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                              const WindowSizes& sizes, std::int32_t x_zero_point, float x_scale,
+                              const Row<float>& counts, std::optional<float> y_scale,
+                              const std::optional<Clamp>& clamp) {
+        const Clamp bounds = clamp.value_or(Clamp{0, 0, 0});
+        check(bounds);
+        require(y_scale.has_value() == clamp.has_value(), "a scale and a clamp belong together");
+        const auto& [low, high, zero_point] = bounds;
+        p.add(make_average_pool(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
+                                x_scale, vector(counts), y_scale, zero_point, low, high), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
+         nb::arg("x_scale"), nb::arg("counts"), nb::arg("y_scale").none(), nb::arg("clamp").none())
+      .def("float_product", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                               std::size_t rows, std::size_t k, std::size_t n,
+                               const Row<float>& weights, const std::optional<Row<float>>& bias) {
+        p.add(make_float_product(p, region(x), target(y), rows, k, n, vector(weights), vector(bias)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("k"), nb::arg("n"),
+         nb::arg("weights"), nb::arg("bias").none())
+      .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                          std::size_t size, const std::string& name, float alpha, float beta) {
+        p.add(make_function(p, region(x), target(y), size, name, alpha, beta), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("name"),
+         nb::arg("alpha"), nb::arg("beta"));
 }

@@ -1,0 +1,144 @@
+#include "kernels.hpp"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace intact {
+
+#ifdef INTACT_X86
+extern const Kernels kAmx, kAvx512Vbmi, kAvx512Vnni, kAvxVnni, kAvx2;
+#endif
+extern const Kernels kPortable;
+
+namespace {
+
+#ifdef INTACT_X86
+// AMX's registers are large, so Linux gives them to a process that asks.
+bool amx_granted() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  return (d & kTile) && (d & kInt8) && amx_granted();
+}
+
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+  return a & (1u << 4);
+}
+#endif
+
+// Best first.
+std::vector<const Kernels*> find_kernels() {
+  std::vector<const Kernels*> found;
+#ifdef INTACT_X86
+  __builtin_cpu_init();
+  const bool vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                    __builtin_cpu_supports("avx512vnni");
+  const bool vbmi = vnni && __builtin_cpu_supports("avx512vbmi");
+  if (vbmi && has_amx()) found.push_back(&kAmx);
+  if (vbmi) found.push_back(&kAvx512Vbmi);
+  if (vnni) found.push_back(&kAvx512Vnni);
+  if (__builtin_cpu_supports("avx2")) {
+    if (has_avx_vnni()) found.push_back(&kAvxVnni);
+    found.push_back(&kAvx2);
+  }
+#endif
+  found.push_back(&kPortable);
+  return found;
+}
+
+const std::vector<const Kernels*>& all_kernels() {
+  static const std::vector<const Kernels*> found = find_kernels();
+  return found;
+}
+
+}  // namespace
+
+const Kernels& select_kernels(const char* name) {
+  if (*name == '\0') return *all_kernels().front();
+  for (const Kernels* kernels : all_kernels()) {
+    if (std::strcmp(kernels->name, name) == 0) return *kernels;
+  }
+  std::string message = "the instruction set '" + std::string(name) + "' is unknown or not this CPU's; it has";
+  for (const Kernels* kernels : all_kernels()) message += std::string(" ") + kernels->name;
+  throw std::invalid_argument(message);
+}
+
+std::vector<const char*> available_kernels() {
+  std::vector<const char*> names;
+  for (const Kernels* kernels : all_kernels()) names.push_back(kernels->name);
+  return names;
+}
+
+namespace {
+std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
+}  // namespace
+
+std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n) {
+  return round_up(k, kernels.k_step) * round_up(n, kernels.columns);
+}
+
+void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
+          std::int8_t* packed) {
+  const std::size_t padded = round_up(k, kernels.k_step), columns = kernels.columns;
+  std::memset(packed, 0, packed_size(kernels, k, n));
+  for (std::size_t i = 0; i < k; ++i) {
+    for (std::size_t j = 0; j < n; ++j) {
+      const std::size_t panel = j / columns * columns * padded;
+      packed[panel + i / 4 * 4 * columns + j % columns * 4 + i % 4] = w[i * n + j];
+    }
+  }
+}
+
+std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,
+                                  std::size_t kernel_w, std::size_t channels) {
+  return round_up(channels, kernels.lanes) * kernel_w * round_up(kernel_h, 4);
+}
+
+std::size_t depthwise_order(std::size_t lanes, std::size_t position) {
+  const std::size_t vector = position / (lanes / 4), lane = position % (lanes / 4);
+  return lane / 4 * 16 + vector * 4 + lane % 4;
+}
+
+void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t kernel_h,
+                    std::size_t kernel_w, std::size_t channels, std::int8_t* packed) {
+  const std::size_t lanes = kernels.lanes, groups = (kernel_h + 3) / 4;
+  std::memset(packed, 0, packed_depthwise_size(kernels, kernel_h, kernel_w, channels));
+  for (std::size_t first = 0; first < channels; first += lanes) {
+    std::int8_t* block = packed + first * kernel_w * groups * 4;
+    for (std::size_t column = 0; column < kernel_w; ++column) {
+      for (std::size_t row = 0; row < kernel_h; ++row) {
+        for (std::size_t p = 0; p < lanes; ++p) {
+          const std::size_t channel = first + depthwise_order(lanes, p);
+          if (channel >= channels) continue;
+          block[((column * groups + row / 4) * lanes + p) * 4 + row % 4] =
+              w[(row * kernel_w + column) * channels + channel];
+        }
+      }
+    }
+  }
+}
+
+std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d) {
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  return width * ((d.kernel_h + 3) / 4) * 4 * kernels.lanes;
+}
+
+}  // namespace intact

@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace intact {
+
+// Bytes beyond the end of a tensor that kernels may read (never write): one vector.
+constexpr std::size_t kSlack = 64;
+
+// From exact sums to integers: clamp(rne(float32(sum + bias) * scale), low, high) + zero_point,
+// where low and high are relative to the zero point. bias and scale: one per column.
+struct Requantize {
+  const std::int32_t* bias;
+  const float* scale;
+  float low, high;
+  std::int32_t zero_point;
+};
+
+// From exact sums to floats: float32(sum + bias) * scale + shift. shift may be null.
+struct Dequantize {
+  const std::int32_t* bias;
+  const float* scale;
+  const float* shift;
+};
+
+// clamp(rne((a.scale * (a - a.zero_point) + b.scale * (b - b.zero_point)) / scale)) + zero_point.
+struct Sum {
+  float a_scale, b_scale, scale;
+  std::int32_t a_zero_point, b_zero_point;
+  float low, high;
+  std::int32_t zero_point;
+};
+
+// clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.
+struct Product {
+  std::int32_t a_zero_point, b_zero_point;
+  float scale;
+  float low, high;
+  std::int32_t zero_point;
+};
+
+// A two-dimensional depthwise convolution of one image in NHWC.
+struct Depthwise {
+  std::size_t height, width, channels;
+  std::size_t out_width;
+  std::size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  std::uint8_t x_zero_point;
+  const std::int8_t* weights;  // packed by `pack_depthwise`
+  Requantize output;           // bias and scale in the order of `depthwise_order`
+};
+
+// One row of the table of kernels: what an instruction set brings. Strides are in elements.
+struct Kernels {
+  const char* name;
+  std::size_t rows;     // of one block of `gemm`
+  std::size_t columns;  // of one block of `gemm`, and of one panel of packed weights
+  std::size_t k_step;   // K is padded with zero weights to a multiple of this
+  std::size_t lanes;    // bytes of one vector; channels of one step of `depthwise`
+
+  // Readies the calling thread for `gemm`.
+  void (*begin)();
+  // sums[rows][columns] = a[rows][k] * panel, for `count` <= rows rows; k a multiple of k_step.
+  void (*gemm)(const std::uint8_t* a, std::size_t stride, std::size_t count,
+               const std::int8_t* panel, std::size_t k, std::int32_t* sums);
+  // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
+  void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                     const Requantize& r, std::uint8_t* y, std::size_t stride);
+  void (*dequantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                     const Dequantize& d, float* y, std::size_t stride);
+  // y[rows][columns] = table[y], in place.
+  void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
+                 const std::uint8_t* table);
+  // y[rows][columns] = sum of a and b; y may be a or b.
+  void (*add)(const std::uint8_t* a, std::size_t a_stride, const std::uint8_t* b,
+              std::size_t b_stride, std::size_t rows, std::size_t columns, const Sum& s,
+              std::uint8_t* y, std::size_t stride);
+  // y[rows][columns] = a[rows][columns] * gate[columns].
+  void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
+               std::size_t columns, const Product& p, std::uint8_t* y);
+  // One output row of a depthwise convolution, the channels from `first` to `last` (a multiple of
+  // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
+  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                    std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
+  // y = max(y, x), and y += x: rows of a pool.
+  void (*maximum)(std::uint8_t* y, const std::uint8_t* x, std::size_t size);
+  void (*accumulate)(std::int32_t* y, const std::uint8_t* x, std::size_t size);
+};
+
+// The best kernels that this CPU runs, or those named (raises std::invalid_argument).
+const Kernels& select_kernels(const char* name);
+// The names that this CPU runs, best first.
+std::vector<const char*> available_kernels();
+
+// Weights w[k][n] as panels: [n / columns][k_padded / 4][columns][4].
+std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
+void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
+          std::int8_t* packed);
+
+// Depthwise weights w[kernel_h * kernel_w][channels], four rows of the kernel side by side:
+// [channels / lanes][kernel_w][groups of 4 rows][4 * lanes].
+std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,
+                                  std::size_t kernel_w, std::size_t channels);
+void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t kernel_h,
+                    std::size_t kernel_w, std::size_t channels, std::int8_t* packed);
+// Position p of a step of `lanes` channels holds channel depthwise_order(p): the order in which
+// interleaving bytes within 128 bits leaves them.
+std::size_t depthwise_order(std::size_t lanes, std::size_t position);
+std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d);
+
+}  // namespace intact

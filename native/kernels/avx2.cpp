@@ -1,0 +1,6 @@
+#include "avx2.hpp"
+#include "table.hpp"
+
+namespace intact {
+extern const Kernels kAvx2 = kernels_of<Avx2, 4, 2>("avx2");
+}  // namespace intact

@@ -1,0 +1,134 @@
+#pragma once
+
+// AVX2, with or without VNNI: 16 registers of 32 bytes.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Avx2Base {
+  using I = __m256i;
+  using F = __m256;
+  using B = __m256i;
+  static constexpr std::size_t kInts = 8;
+  static constexpr std::size_t kBytes = 32;
+
+  static I load(const std::int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static B load_bytes(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
+  static B load_bytes(const void* p, std::size_t n) {
+    if (n >= kBytes) return load_bytes(p);
+    alignas(32) std::uint8_t copy[kBytes] = {};
+    std::memcpy(copy, p, n);
+    return load_bytes(copy);
+  }
+  static F load(const float* p, std::size_t n) {
+    if (n >= kInts) return load(p);
+    alignas(32) float copy[kInts] = {};
+    std::memcpy(copy, p, 4 * n);
+    return load(copy);
+  }
+  static void store(std::int32_t* p, I v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  }
+  static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  static void store(float* p, F v, std::size_t n) {
+    if (n >= kInts) return store(p, v);
+    alignas(32) float copy[kInts];
+    store(copy, v);
+    std::memcpy(p, copy, 4 * n);
+  }
+  static void store_bytes(void* p, B v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  static void store_bytes(void* p, B v, std::size_t n) {
+    if (n >= kBytes) return store_bytes(p, v);
+    alignas(32) std::uint8_t copy[kBytes];
+    store_bytes(copy, v);
+    std::memcpy(p, copy, n);
+  }
+  static I load_u8(const std::uint8_t* p, std::size_t n) {
+    std::uint64_t v = 0;
+    if (n >= kInts) {
+      std::memcpy(&v, p, 8);
+    } else {
+      std::memcpy(&v, p, n);
+    }
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(v)));
+  }
+  static void store_u8(std::uint8_t* p, I v, std::size_t n) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const auto bytes =
+        static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(words, words)));
+    std::memcpy(p, &bytes, n >= kInts ? 8 : n);
+  }
+
+  static I broadcast(std::int32_t v) { return _mm256_set1_epi32(v); }
+  static F broadcast(float v) { return _mm256_set1_ps(v); }
+  static B broadcast_byte(std::uint8_t v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+  static B broadcast4(const std::uint8_t* p) {
+    std::int32_t v;
+    std::memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+  }
+  static I zero() { return _mm256_setzero_si256(); }
+
+  static I add(I a, I b) { return _mm256_add_epi32(a, b); }
+  static I sub(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
+  static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
+  static I round(F v) { return _mm256_cvtps_epi32(v); }
+  static F rounded(F v) {
+    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static bool any_greater(F a, F b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+  }
+  static F abs(F v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+
+  static void interleave(const B (&t)[4], B (&out)[4]) {
+    const B low01 = _mm256_unpacklo_epi8(t[0], t[1]), high01 = _mm256_unpackhi_epi8(t[0], t[1]);
+    const B low23 = _mm256_unpacklo_epi8(t[2], t[3]), high23 = _mm256_unpackhi_epi8(t[2], t[3]);
+    out[0] = _mm256_unpacklo_epi16(low01, low23);
+    out[1] = _mm256_unpackhi_epi16(low01, low23);
+    out[2] = _mm256_unpacklo_epi16(high01, high23);
+    out[3] = _mm256_unpackhi_epi16(high01, high23);
+  }
+  static B pack(const I (&v)[4]) {
+    return _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+  }
+};
+
+struct Avx2 : Avx2Base {
+  // Without VNNI two products of u8 and s8 are added in 16 bits, which saturates from 2 * 128 * 128
+  // on. The low seven bits and the highest bit of u8 are multiplied apart: neither can.
+  static I dot4(I acc, B u, B s) {
+    const B seven = _mm256_set1_epi8(0x7f);
+    const I low = _mm256_maddubs_epi16(_mm256_and_si256(u, seven), s);
+    const B highest = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
+    const I high = _mm256_maddubs_epi16(highest, s);
+    const I sum = _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)),
+                                   _mm256_madd_epi16(high, _mm256_set1_epi16(128)));
+    return _mm256_add_epi32(acc, sum);
+  }
+};
+
+#ifdef __AVXVNNI__
+struct AvxVnni : Avx2Base {
+  static I dot4(I acc, B u, B s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+};
+#endif
+
+}  // namespace

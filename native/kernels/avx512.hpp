@@ -1,0 +1,91 @@
+#pragma once
+
+// AVX-512 with VNNI: 32 registers of 64 bytes.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace {
+
+struct Avx512 {
+  using I = __m512i;  // 16 int32
+  using F = __m512;   // 16 float32
+  using B = __m512i;  // 64 bytes
+  static constexpr std::size_t kInts = 16;
+  static constexpr std::size_t kBytes = 64;
+
+  static __mmask64 first_bytes(std::size_t n) { return ~std::uint64_t{0} >> (64 - n); }
+  static __mmask16 first(std::size_t n) { return static_cast<__mmask16>(0xffff >> (16 - n)); }
+
+  static I load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+  static B load_bytes(const void* p, std::size_t n) {
+    return n >= kBytes ? load_bytes(p) : _mm512_maskz_loadu_epi8(first_bytes(n), p);
+  }
+  static void store(std::int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static void store(float* p, F v, std::size_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
+  static F load(const float* p, std::size_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static void store_bytes(void* p, B v) { _mm512_storeu_si512(p, v); }
+  static void store_bytes(void* p, B v, std::size_t n) {
+    if (n >= kBytes) {
+      store_bytes(p, v);
+    } else {
+      _mm512_mask_storeu_epi8(p, first_bytes(n), v);
+    }
+  }
+  // 16 uint8 as int32, and back (values in [0, 255]).
+  static I load_u8(const std::uint8_t* p, std::size_t n) {
+    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p));
+  }
+  static void store_u8(std::uint8_t* p, I v, std::size_t n) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, first(n), v);
+  }
+
+  static I broadcast(std::int32_t v) { return _mm512_set1_epi32(v); }
+  static F broadcast(float v) { return _mm512_set1_ps(v); }
+  static B broadcast_byte(std::uint8_t v) { return _mm512_set1_epi8(static_cast<char>(v)); }
+  static B broadcast4(const std::uint8_t* p) {
+    std::int32_t v;
+    __builtin_memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+  }
+  static I zero() { return _mm512_setzero_si512(); }
+
+  // acc[i] += sum over 4 of unsigned u[4 i + j] * signed s[4 i + j].
+  static I dot4(I acc, B u, B s) { return _mm512_dpbusd_epi32(acc, u, s); }
+
+  static I add(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
+  static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+  static I round(F v) { return _mm512_cvtps_epi32(v); }  // half to even
+  static F rounded(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static bool any_greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+  static F abs(F v) { return _mm512_abs_ps(v); }
+
+  // Four rows of bytes as four vectors that hold [channel][row]; see depthwise_order.
+  static void interleave(const B (&t)[4], B (&out)[4]) {
+    const B low01 = _mm512_unpacklo_epi8(t[0], t[1]), high01 = _mm512_unpackhi_epi8(t[0], t[1]);
+    const B low23 = _mm512_unpacklo_epi8(t[2], t[3]), high23 = _mm512_unpackhi_epi8(t[2], t[3]);
+    out[0] = _mm512_unpacklo_epi16(low01, low23);
+    out[1] = _mm512_unpackhi_epi16(low01, low23);
+    out[2] = _mm512_unpacklo_epi16(high01, high23);
+    out[3] = _mm512_unpackhi_epi16(high01, high23);
+  }
+  // Back to bytes in the order of channels; values in [0, 255].
+  static B pack(const I (&v)[4]) {
+    return _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+  }
+};
+
+}  // namespace

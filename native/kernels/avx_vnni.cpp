@@ -1,0 +1,6 @@
+#include "avx2.hpp"
+#include "table.hpp"
+
+namespace intact {
+extern const Kernels kAvxVnni = kernels_of<AvxVnni, 6, 2>("avx_vnni");
+}  // namespace intact

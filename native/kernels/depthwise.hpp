@@ -1,0 +1,95 @@
+#pragma once
+
+// Depthwise convolution, a row of the output at a time. Four rows of the input lie side by side in
+// 32 bits, so that `dot4` multiplies them by four rows of the kernel; interleaved once, a column
+// serves every output pixel whose window holds it.
+
+#include "../kernels.hpp"
+
+namespace {
+
+template <class V>
+void interleave_columns(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                        std::size_t channel, std::size_t n, std::size_t groups,
+                        std::uint8_t* columns) {
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  const auto padding = V::broadcast_byte(d.x_zero_point);
+  for (std::size_t g = 0; g < groups; ++g) {
+    const std::uint8_t* rows[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      const std::ptrdiff_t row = top + static_cast<std::ptrdiff_t>((4 * g + i) * d.dilation_h);
+      const bool inside = 4 * g + i < d.kernel_h && row >= 0 &&
+                          row < static_cast<std::ptrdiff_t>(d.height);
+      rows[i] = inside ? x + static_cast<std::size_t>(row) * d.width * d.channels + channel : nullptr;
+    }
+    for (std::size_t c = 0; c < width; ++c) {
+      const std::ptrdiff_t column =
+          static_cast<std::ptrdiff_t>(c) - static_cast<std::ptrdiff_t>(d.pad_left);
+      const bool inside = column >= 0 && column < static_cast<std::ptrdiff_t>(d.width);
+      typename V::B t[4], out[4];
+      for (std::size_t i = 0; i < 4; ++i) {
+        t[i] = inside && rows[i]
+                   ? V::load_bytes(rows[i] + static_cast<std::size_t>(column) * d.channels, n)
+                   : padding;
+      }
+      V::interleave(t, out);
+      for (std::size_t i = 0; i < 4; ++i) {
+        V::store_bytes(columns + ((c * groups + g) * 4 + i) * V::kBytes, out[i]);
+      }
+    }
+  }
+}
+
+// kWidth and kGroups: known sizes keep the weights in registers; 0 takes those of `d`.
+template <class V, std::size_t kWidth, std::size_t kGroups>
+void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t n,
+                   std::size_t all_groups, const std::uint8_t* columns, std::uint8_t* y) {
+  const std::size_t width = kWidth ? kWidth : d.kernel_w;
+  const std::size_t groups = kGroups ? kGroups : all_groups;
+  const std::int8_t* weights = d.weights + channel * width * groups * 4;
+  const auto low = V::broadcast(d.output.low), high = V::broadcast(d.output.high);
+  const auto zero_point = V::broadcast(d.output.zero_point);
+  typename V::I bias[4];
+  typename V::F scale[4];
+  for (std::size_t i = 0; i < 4; ++i) {
+    bias[i] = V::load(d.output.bias + channel + i * V::kInts);
+    scale[i] = V::load(d.output.scale + channel + i * V::kInts);
+  }
+  const std::size_t step = groups * 4 * V::kBytes;
+  for (std::size_t o = 0; o < d.out_width; ++o) {
+    typename V::I acc[4] = {bias[0], bias[1], bias[2], bias[3]};
+    for (std::size_t w = 0; w < width; ++w) {
+      const std::uint8_t* column = columns + (o * d.stride_w + w * d.dilation_w) * step;
+      for (std::size_t g = 0; g < groups; ++g) {
+        for (std::size_t i = 0; i < 4; ++i) {
+          const std::size_t at = (g * 4 + i) * V::kBytes;
+          acc[i] = V::dot4(acc[i], V::load_bytes(column + at), V::load_bytes(weights + w * step + at));
+        }
+      }
+    }
+    for (std::size_t i = 0; i < 4; ++i) {
+      const auto steps = V::mul(V::to_float(acc[i]), scale[i]);
+      acc[i] = V::add(V::round(V::min(V::max(steps, low), high)), zero_point);
+    }
+    V::store_bytes(y + o * d.channels + channel, V::pack(acc), n);
+  }
+}
+
+template <class V>
+void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+               std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
+  const std::size_t groups = (d.kernel_h + 3) / 4;
+  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
+    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
+    interleave_columns<V>(d, x, top, channel, n, groups, scratch);
+    if (d.kernel_w == 3 && groups == 1) {
+      depthwise_row<V, 3, 1>(d, channel, n, groups, scratch, y);
+    } else if (d.kernel_w == 5 && groups == 2) {
+      depthwise_row<V, 5, 2>(d, channel, n, groups, scratch, y);
+    } else {
+      depthwise_row<V, 0, 0>(d, channel, n, groups, scratch, y);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,6 @@
+#include "portable.hpp"
+#include "table.hpp"
+
+namespace intact {
+extern const Kernels kPortable = kernels_of<Portable, 4, 4>("portable");
+}  // namespace intact

@@ -1,0 +1,105 @@
+#pragma once
+
+// Any CPU: loops that the compiler may vectorize.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Portable {
+  struct I { std::int32_t v[4]; };
+  struct F { float v[4]; };
+  struct B { std::uint8_t v[16]; };
+  static constexpr std::size_t kInts = 4;
+  static constexpr std::size_t kBytes = 16;
+
+  template <class T, class Function>
+  static T map(const Function& f) {
+    T y;
+    for (std::size_t i = 0; i < sizeof(y.v) / sizeof(y.v[0]); ++i) y.v[i] = f(i);
+    return y;
+  }
+  template <class T>
+  static T read(const void* p, std::size_t bytes = sizeof(T)) {
+    T y{};
+    std::memcpy(&y, p, bytes);
+    return y;
+  }
+  static std::size_t most(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+  static I load(const std::int32_t* p) { return read<I>(p); }
+  static F load(const float* p) { return read<F>(p); }
+  static F load(const float* p, std::size_t n) { return read<F>(p, 4 * most(n, kInts)); }
+  static B load_bytes(const void* p) { return read<B>(p); }
+  static B load_bytes(const void* p, std::size_t n) { return read<B>(p, most(n, kBytes)); }
+  static void store(std::int32_t* p, I v) { std::memcpy(p, &v, sizeof v); }
+  static void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+  static void store(float* p, F v, std::size_t n) { std::memcpy(p, &v, 4 * most(n, kInts)); }
+  static void store_bytes(void* p, B v) { std::memcpy(p, &v, sizeof v); }
+  static void store_bytes(void* p, B v, std::size_t n) { std::memcpy(p, &v, most(n, kBytes)); }
+  static I load_u8(const std::uint8_t* p, std::size_t n) {
+    return map<I>([&](std::size_t i) { return i < n ? std::int32_t{p[i]} : 0; });
+  }
+  static void store_u8(std::uint8_t* p, I v, std::size_t n) {
+    for (std::size_t i = 0; i < most(n, kInts); ++i) p[i] = static_cast<std::uint8_t>(v.v[i]);
+  }
+
+  static I broadcast(std::int32_t v) { return map<I>([&](std::size_t) { return v; }); }
+  static F broadcast(float v) { return map<F>([&](std::size_t) { return v; }); }
+  static B broadcast_byte(std::uint8_t v) { return map<B>([&](std::size_t) { return v; }); }
+  static B broadcast4(const std::uint8_t* p) {
+    return map<B>([&](std::size_t i) { return p[i % 4]; });
+  }
+  static I zero() { return broadcast(0); }
+
+  static I dot4(I acc, B u, B s) {
+    for (std::size_t i = 0; i < 16; ++i) {
+      acc.v[i / 4] += std::int32_t{u.v[i]} * static_cast<std::int8_t>(s.v[i]);
+    }
+    return acc;
+  }
+
+  static I add(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
+  static I sub(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
+  static F add(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
+  static F sub(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
+  static F mul(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] * b.v[i]; }); }
+  static F div(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] / b.v[i]; }); }
+  static F max(F a, F b) {
+    return map<F>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static F min(F a, F b) {
+    return map<F>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static B max_u8(B a, B b) {
+    return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static F to_float(I v) {
+    return map<F>([&](std::size_t i) { return static_cast<float>(v.v[i]); });
+  }
+  static F rounded(F v) {
+    return map<F>([&](std::size_t i) { return std::nearbyint(v.v[i]); });
+  }
+  static I round(F v) {
+    return map<I>([&](std::size_t i) { return static_cast<std::int32_t>(std::nearbyint(v.v[i])); });
+  }
+  static bool any_greater(F a, F b) {
+    for (std::size_t i = 0; i < kInts; ++i) {
+      if (a.v[i] > b.v[i]) return true;
+    }
+    return false;
+  }
+  static F abs(F v) { return map<F>([&](std::size_t i) { return std::fabs(v.v[i]); }); }
+
+  static void interleave(const B (&t)[4], B (&out)[4]) {
+    for (std::size_t i = 0; i < 64; ++i) out[i / 16].v[i % 16] = t[i % 4].v[i / 4];
+  }
+  static B pack(const I (&v)[4]) {
+    return map<B>([&](std::size_t i) { return static_cast<std::uint8_t>(v[i / 4].v[i % 4]); });
+  }
+};
+
+}  // namespace

@@ -1,0 +1,47 @@
+#pragma once
+
+// The row of the table of kernels for the vectors V.
+
+#include "depthwise.hpp"
+#include "gemm.hpp"
+#include "pointwise.hpp"
+
+namespace {
+
+inline void nothing_to_ready() {}
+
+template <class V, std::size_t kColumns>
+void requantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                      const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+  requantize<V>(sums, kColumns, count, columns, r, y, stride);
+}
+
+template <class V, std::size_t kColumns>
+void dequantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                      const intact::Dequantize& d, float* y, std::size_t stride) {
+  dequantize<V>(sums, kColumns, count, columns, d, y, stride);
+}
+
+template <class V, std::size_t kRows, std::size_t kVectors>
+constexpr intact::Kernels kernels_of(const char* name) {
+  constexpr std::size_t columns = kVectors * V::kInts;
+  return {
+      .name = name,
+      .rows = kRows,
+      .columns = columns,
+      .k_step = 4,
+      .lanes = V::kBytes,
+      .begin = nothing_to_ready,
+      .gemm = gemm<V, kRows, kVectors>,
+      .requantize = requantize_panel<V, columns>,
+      .dequantize = dequantize_panel<V, columns>,
+      .lookup = lookup_bytes,
+      .add = add<V>,
+      .gate = gate<V>,
+      .depthwise = depthwise<V>,
+      .maximum = maximum<V>,
+      .accumulate = accumulate<V>,
+  };
+}
+
+}  // namespace

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace intact {
+
+// A fork-join pool of its own size: the caller works too. Workers that wait first spin, because the
+// next operator comes within microseconds, and then sleep, so that an idle session costs nothing.
+class Pool {
+ public:
+  explicit Pool(std::size_t threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  std::size_t threads() const { return workers_.size() + 1; }
+
+  // Calls `work(job, thread)` for each job in [0, jobs); returns when all are done.
+  template <class Work>
+  void run(std::size_t jobs, const Work& work) {
+    if (workers_.empty() || jobs <= 1) {
+      for (std::size_t job = 0; job < jobs; ++job) work(job, std::size_t{0});
+      return;
+    }
+    fork_join(jobs, &call<Work>, &work);
+  }
+
+ private:
+  using Call = void (*)(const void* work, std::size_t job, std::size_t thread);
+
+  template <class Work>
+  static void call(const void* work, std::size_t job, std::size_t thread) {
+    (*static_cast<const Work*>(work))(job, thread);
+  }
+
+  void fork_join(std::size_t jobs, Call call, const void* work);
+  void serve(std::size_t thread);
+  void take_jobs(std::size_t thread);
+
+  std::vector<std::thread> workers_;
+  Call call_ = nullptr;
+  const void* work_ = nullptr;
+  std::size_t jobs_ = 0;
+  alignas(64) std::atomic<std::uint32_t> round_{0};
+  alignas(64) std::atomic<std::size_t> next_{0};
+  alignas(64) std::atomic<std::size_t> busy_{0};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace intact

@@ -1,0 +1,90 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+namespace intact {
+
+Packed::Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
+               std::size_t n)
+    : groups(groups), k(k), n(n), group_bytes(packed_size(kernels, k, n)), kernels(&kernels),
+      data(times(groups, group_bytes)) {
+  for (std::size_t g = 0; g < groups; ++g) {
+    pack(kernels, w + g * k * n, k, n, reinterpret_cast<std::int8_t*>(data.data()) + g * group_bytes);
+  }
+}
+
+Engine::Engine(std::size_t threads, const char* isa)
+    : kernels_(select_kernels(isa)), pool_(threads), scratch_(threads) {
+  require(threads >= 1, "an engine needs at least one thread");
+}
+
+std::uint8_t* Engine::arena(std::size_t bytes) {
+  if (arena_.bytes() < bytes || arena_.data() == nullptr) arena_ = Buffer(bytes);
+  return arena_.data();
+}
+
+void Engine::reserve_scratch(std::size_t bytes) {
+  for (Buffer& buffer : scratch_) {
+    if (buffer.bytes() < bytes || buffer.data() == nullptr) buffer = Buffer(bytes);
+  }
+}
+
+Program::Program(std::shared_ptr<Engine> engine, std::size_t arena_bytes,
+                 std::vector<std::size_t> input_bytes, std::vector<std::size_t> output_bytes)
+    : engine_(std::move(engine)), arena_bytes_(arena_bytes), input_bytes_(std::move(input_bytes)),
+      output_bytes_(std::move(output_bytes)) {
+  require(arena_bytes <= SIZE_MAX / 4, "the arena is too large");
+}
+
+void Program::check(const Region& region) const {
+  switch (region.space) {
+    case Space::kArena:
+      require(region.offset <= arena_bytes_ && region.bytes <= arena_bytes_ - region.offset,
+              "a tensor lies outside the arena");
+      require(region.offset % 64 == 0, "a tensor is not aligned to 64 bytes");
+      break;
+    case Space::kInput:
+      require(region.offset < input_bytes_.size() && region.bytes <= input_bytes_[region.offset],
+              "a tensor lies outside its input");
+      break;
+    case Space::kOutput:
+      require(region.offset < output_bytes_.size() && region.bytes <= output_bytes_[region.offset],
+              "a tensor lies outside its output");
+      break;
+  }
+}
+
+void Program::add(std::unique_ptr<Step> step, std::string label) {
+  const std::lock_guard lock(engine_->mutex());
+  engine_->reserve_scratch(step->scratch());
+  steps_.push_back(std::move(step));
+  labels_.push_back(std::move(label));
+}
+
+void Program::run(const std::vector<std::uint8_t*>& inputs,
+                  const std::vector<std::uint8_t*>& outputs) {
+  const std::lock_guard lock(engine_->mutex());
+  const Context context{*engine_, engine_->arena(arena_bytes_), inputs, outputs};
+  for (const auto& step : steps_) step->run(context);
+}
+
+std::vector<double> Program::profile(const std::vector<std::uint8_t*>& inputs,
+                                     const std::vector<std::uint8_t*>& outputs,
+                                     std::size_t repetitions) {
+  using Clock = std::chrono::steady_clock;
+  const std::lock_guard lock(engine_->mutex());
+  const Context context{*engine_, engine_->arena(arena_bytes_), inputs, outputs};
+  std::vector<double> least(steps_.size(), std::numeric_limits<double>::infinity());
+  for (std::size_t r = 0; r < repetitions; ++r) {
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+      const auto start = Clock::now();
+      steps_[i]->run(context);
+      least[i] = std::min(least[i], std::chrono::duration<double>(Clock::now() - start).count());
+    }
+  }
+  return least;
+}
+
+}  // namespace intact

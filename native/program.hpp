@@ -1,0 +1,142 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace intact {
+
+// Memory for vectors, with readable slack behind it.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t bytes) : bytes_(bytes) {
+    data_.reset(static_cast<std::uint8_t*>(::operator new(bytes + kSlack, std::align_val_t{64})));
+  }
+  std::uint8_t* data() const { return data_.get(); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<std::uint8_t, Free> data_;
+  std::size_t bytes_ = 0;
+};
+
+// Weights w[k][n] in the panels of one instruction set; shared by the programs of all shapes.
+struct Packed {
+  Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
+         std::size_t n);
+  std::size_t groups, k, n;  // of one group
+  std::size_t group_bytes;
+  const Kernels* kernels;
+  Buffer data;
+};
+
+// What runs programs: threads, kernels and the memory that programs work in, one run at a time.
+class Engine {
+ public:
+  Engine(std::size_t threads, const char* isa);
+
+  const Kernels& kernels() const { return kernels_; }
+  Pool& pool() { return pool_; }
+  std::mutex& mutex() { return mutex_; }
+  std::uint8_t* arena(std::size_t bytes);
+  std::uint8_t* scratch(std::size_t thread) const { return scratch_[thread].data(); }
+  void reserve_scratch(std::size_t bytes);
+
+ private:
+  const Kernels& kernels_;
+  Pool pool_;
+  std::mutex mutex_;
+  Buffer arena_;
+  std::vector<Buffer> scratch_;
+};
+
+enum class Space { kArena, kInput, kOutput };
+
+// A place in memory that a step reads or writes.
+struct Region {
+  Space space = Space::kArena;
+  std::size_t offset = 0;  // in the arena, or the index of the input or output
+  std::size_t bytes = 0;
+};
+
+struct Context {
+  Engine& engine;
+  std::uint8_t* arena;
+  const std::vector<std::uint8_t*>& inputs;
+  const std::vector<std::uint8_t*>& outputs;
+
+  template <class T>
+  T* at(const Region& region) const {
+    std::uint8_t* base = region.space == Space::kArena   ? arena + region.offset
+                         : region.space == Space::kInput ? inputs[region.offset]
+                                                         : outputs[region.offset];
+    return reinterpret_cast<T*>(base);
+  }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(const Context& context) const = 0;
+  // Bytes that each thread needs besides the arena.
+  virtual std::size_t scratch() const { return 0; }
+};
+
+// A list of steps over an arena. Everything that a step will read or write is checked when it is
+// added, so that running needs no checks.
+class Program {
+ public:
+  Program(std::shared_ptr<Engine> engine, std::size_t arena_bytes,
+          std::vector<std::size_t> input_bytes, std::vector<std::size_t> output_bytes);
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  // Checks that `region` lies within its space.
+  void check(const Region& region) const;
+  void add(std::unique_ptr<Step> step, std::string label);
+  void run(const std::vector<std::uint8_t*>& inputs, const std::vector<std::uint8_t*>& outputs);
+  // Runs `repetitions` times and returns the least seconds of each step.
+  std::vector<double> profile(const std::vector<std::uint8_t*>& inputs,
+                              const std::vector<std::uint8_t*>& outputs, std::size_t repetitions);
+
+  Engine& engine() const { return *engine_; }
+  const std::vector<std::string>& labels() const { return labels_; }
+  const std::vector<std::size_t>& input_bytes() const { return input_bytes_; }
+  const std::vector<std::size_t>& output_bytes() const { return output_bytes_; }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::size_t arena_bytes_;
+  std::vector<std::size_t> input_bytes_, output_bytes_;
+  std::vector<std::unique_ptr<Step>> steps_;
+  std::vector<std::string> labels_;
+};
+
+// Raises std::invalid_argument with `what` unless `condition`.
+inline void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// a * b, or an error: sizes come from files.
+inline std::size_t times(std::size_t a, std::size_t b) {
+  std::size_t product;
+  require(!__builtin_mul_overflow(a, b, &product) && product <= SIZE_MAX / 4, "a size is too large");
+  return product;
+}
+
+inline std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
+
+}  // namespace intact

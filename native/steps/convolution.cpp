@@ -1,0 +1,344 @@
+// Convolution and matrix product: a block of rows of the matrix of windows is gathered into the
+// thread's own memory (unless it lies in the input as such), multiplied by panel after panel of
+// weights, and finished (requantized, looked up, added to a residual) while it is in the cache.
+
+#include <algorithm>
+#include <cstring>
+
+#include "steps.hpp"
+
+namespace intact {
+
+void Windows::check() const {
+  require(images > 0 && height > 0 && width > 0 && channels > 0, "an image has no values");
+  require(out_height > 0 && out_width > 0, "a convolution has no output");
+  require(kernel_h > 0 && kernel_w > 0 && stride_h > 0 && stride_w > 0 && dilation_h > 0 &&
+              dilation_w > 0,
+          "a kernel, stride or dilation is zero");
+  constexpr std::size_t kMost = std::size_t{1} << 31;
+  for (const std::size_t size : {images, height, width, channels, out_height, out_width, kernel_h,
+                                 kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top,
+                                 pad_left}) {
+    require(size < kMost, "a size is too large");
+  }
+  require((out_height - 1) * stride_h < height + pad_top + kernel_h * dilation_h &&
+              (out_width - 1) * stride_w < width + pad_left + kernel_w * dilation_w,
+          "a window lies outside its image");
+  times(in_pixels(), channels);
+  times(out_pixels(), times(kernel_h, kernel_w));
+}
+
+namespace {
+
+// Copies 64 bytes at a time: reads and writes up to 63 beyond `n`.
+void copy_over(std::uint8_t* to, const std::uint8_t* from, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += 64) std::memcpy(to + i, from + i, 64);
+}
+
+constexpr std::size_t kBlockBytes = 192 * 1024;  // of gathered rows: they stay in the L2 cache
+constexpr std::size_t kMostBlockRows = 96;
+constexpr std::size_t kJobsPerThread = 4;
+
+class Convolution final : public Step {
+ public:
+  Convolution(const Program& program, Region x, Region y, const Windows& w,
+              std::uint8_t x_zero_point, std::shared_ptr<const Packed> weights, Output output,
+              Tail tail)
+      : x_(x), y_(y), w_(w), zero_(x_zero_point), weights_(std::move(weights)),
+        out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()),
+        threads_(program.engine().pool().threads()) {
+    w_.check();
+    require(weights_->kernels == &k_, "weights are packed for another instruction set");
+    require(w_.channels % weights_->groups == 0, "channels are no multiple of groups");
+    group_channels_ = w_.channels / weights_->groups;
+    require(weights_->k == times(times(w_.kernel_h, w_.kernel_w), group_channels_),
+            "weights do not fit the kernel and the channels");
+    columns_ = times(weights_->groups, weights_->n);
+    rows_ = w_.out_pixels();
+    program.check(x_);
+    program.check(y_);
+    require(x_.space == Space::kArena, "a convolution reads the arena alone");
+    require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
+    const std::size_t width = out_.real ? sizeof(float) : 1;
+    require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
+    require(out_.bias.size() == columns_ && out_.scale.size() == columns_ &&
+                (out_.shift.empty() || out_.shift.size() == columns_),
+            "a convolution's bias or scale has another size than its output");
+    require(tail_.table.empty() || tail_.table.size() == 256, "a table has not 256 entries");
+    require(!out_.real || (tail_.table.empty() && !tail_.other), "floats have no table or sum");
+    if (tail_.other) {
+      program.check(*tail_.other);
+      require(tail_.other->bytes >= times(rows_, columns_), "a summand is too small");
+    }
+    pad_columns();
+    direct_ = w_.kernel_h == 1 && w_.kernel_w == 1 && w_.stride_h == 1 && w_.stride_w == 1 &&
+              w_.pad_top == 0 && w_.pad_left == 0 && w_.out_height == w_.height &&
+              w_.out_width == w_.width;
+    padded_k_ = round_up(weights_->k, k_.k_step);
+    // An odd number of cache lines, so that rows fall into different sets of the cache.
+    stride_ = round_up(padded_k_, 64);
+    if (stride_ / 64 % 2 == 0) stride_ += 64;
+    plan_jobs();
+  }
+
+  std::size_t scratch() const override { return sums_bytes() + block_rows_ * stride_ + kSlack; }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const std::uint8_t>(x_);
+    context.engine.pool().run(jobs_, [&](std::size_t job, std::size_t thread) {
+      k_.begin();
+      const std::size_t rows_job = job % row_jobs_, rest = job / row_jobs_;
+      const std::size_t panel_job = rest % panel_jobs_, group = rest / panel_jobs_;
+      const std::size_t panels = panels_of_group();
+      const std::size_t first = panel_job * panels / panel_jobs_;
+      const std::size_t last = (panel_job + 1) * panels / panel_jobs_;
+      const std::size_t blocks = (rows_ + block_rows_ - 1) / block_rows_;
+      const std::size_t begin = rows_job * blocks / row_jobs_;
+      const std::size_t end = (rows_job + 1) * blocks / row_jobs_;
+      std::uint8_t* scratch = context.engine.scratch(thread);
+      for (std::size_t block = begin; block < end; ++block) {
+        const std::size_t row = block * block_rows_;
+        const std::size_t count = std::min(block_rows_, rows_ - row);
+        multiply(context, x, row, count, group, first, last, scratch);
+      }
+    });
+  }
+
+ private:
+  std::size_t panels_of_group() const { return (weights_->n + k_.columns - 1) / k_.columns; }
+  std::size_t sums_bytes() const {
+    return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
+  }
+
+  // Bias and scale of each group padded to whole panels, which kernels read.
+  void pad_columns() {
+    const std::size_t n = weights_->n;
+    padded_n_ = panels_of_group() * k_.columns;
+    const auto padded = [&](auto& values) {
+      if (values.empty()) return;
+      std::decay_t<decltype(values)> wide(times(weights_->groups, padded_n_));
+      for (std::size_t c = 0; c < columns_; ++c) wide[c / n * padded_n_ + c % n] = values[c];
+      values = std::move(wide);
+    };
+    padded(out_.bias);
+    padded(out_.scale);
+    padded(out_.shift);
+  }
+
+  void plan_jobs() {
+    block_rows_ = std::clamp(kBlockBytes / stride_, k_.rows, std::max(kMostBlockRows, k_.rows));
+    block_rows_ = block_rows_ / k_.rows * k_.rows;
+    const std::size_t wanted = threads_ == 1 ? 1 : threads_ * kJobsPerThread;
+    // Fewer rows a block where that is what makes enough of them.
+    while (block_rows_ > 2 * k_.rows && rows_ / block_rows_ < wanted) block_rows_ -= k_.rows;
+    const std::size_t blocks = (rows_ + block_rows_ - 1) / block_rows_;
+    row_jobs_ = std::min(blocks, wanted);
+    // With few rows, threads share the columns.
+    panel_jobs_ = 1;
+    if (threads_ > 1 && blocks < wanted) {
+      row_jobs_ = 1;
+      panel_jobs_ = std::min(panels_of_group(), wanted);
+      if (rows_ > 4 * k_.rows) panel_jobs_ = std::min(panels_of_group(), threads_);
+      block_rows_ = std::clamp(kBlockBytes / stride_, k_.rows, std::max(kMostBlockRows, k_.rows));
+      block_rows_ = block_rows_ / k_.rows * k_.rows;
+    }
+    jobs_ = row_jobs_ * panel_jobs_ * weights_->groups;
+  }
+
+  void multiply(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count,
+                std::size_t group, std::size_t first, std::size_t last,
+                std::uint8_t* scratch) const {
+    auto* sums = reinterpret_cast<std::int32_t*>(scratch);
+    std::uint8_t* gathered = scratch + sums_bytes();
+    const std::uint8_t* a = gathered;
+    std::size_t stride = stride_;
+    // Kernels read whole blocks of rows, which the end of the input may not hold.
+    const bool whole = row + round_up(count, k_.rows) <= rows_;
+    if (direct_ && whole) {
+      a = x + row * w_.channels + group * group_channels_;
+      stride = w_.channels;
+    } else {
+      gather(x, row, count, group * group_channels_, gathered);
+    }
+    const auto* weights =
+        reinterpret_cast<const std::int8_t*>(weights_->data.data()) + group * weights_->group_bytes;
+    for (std::size_t panel = first; panel < last; ++panel) {
+      const std::size_t column = panel * k_.columns;
+      const std::size_t width = std::min(k_.columns, weights_->n - column);
+      for (std::size_t r = 0; r < count; r += k_.rows) {
+        const std::size_t n = std::min(k_.rows, count - r);
+        k_.gemm(a + r * stride, stride, n, weights + column * padded_k_, padded_k_, sums);
+        finish(context, sums, row + r, n, group, column, width);
+      }
+    }
+  }
+
+  void finish(const Context& context, const std::int32_t* sums, std::size_t row, std::size_t count,
+              std::size_t group, std::size_t column, std::size_t width) const {
+    const std::size_t at = row * columns_ + group * weights_->n + column;
+    const std::size_t c = group * padded_n_ + column;
+    if (out_.real) {
+      const Dequantize d{&out_.bias[c], &out_.scale[c], out_.shift.empty() ? nullptr : &out_.shift[c]};
+      k_.dequantize(sums, count, width, d, context.at<float>(y_) + at, columns_);
+      return;
+    }
+    std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
+    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point};
+    k_.requantize(sums, count, width, r, y, columns_);
+    if (!tail_.table.empty()) k_.lookup(y, count, width, columns_, tail_.table.data());
+    if (tail_.other) {
+      const std::uint8_t* other = context.at<const std::uint8_t>(*tail_.other) + at;
+      k_.add(y, columns_, other, columns_, count, width, tail_.sum, y, columns_);
+    }
+  }
+
+  // Rows [row, row + count) of the matrix of windows: [kernel_h][kernel_w][group_channels_] each.
+  void gather(const std::uint8_t* x, std::size_t row, std::size_t count, std::size_t channel,
+              std::uint8_t* to) const {
+    for (std::size_t r = 0; r < count; ++r, to += stride_) {
+      const std::size_t pixel = row + r, column = pixel % w_.out_width;
+      const std::size_t line = pixel / w_.out_width % w_.out_height;
+      const std::size_t image = pixel / w_.out_width / w_.out_height;
+      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
+                       static_cast<std::ptrdiff_t>(w_.pad_top);
+      const auto left = static_cast<std::ptrdiff_t>(column * w_.stride_w) -
+                        static_cast<std::ptrdiff_t>(w_.pad_left);
+      gather_window(x + image * w_.height * w_.width * w_.channels + channel, top, left, to);
+    }
+  }
+
+  void gather_window(const std::uint8_t* image, std::ptrdiff_t top, std::ptrdiff_t left,
+                     std::uint8_t* to) const {
+    const auto height = static_cast<std::ptrdiff_t>(w_.height);
+    const auto width = static_cast<std::ptrdiff_t>(w_.width);
+    const std::size_t line = w_.kernel_w * group_channels_;
+    const bool together = w_.dilation_w == 1 && weights_->groups == 1 && left >= 0 &&
+                          left + static_cast<std::ptrdiff_t>(w_.kernel_w) <= width;
+    for (std::size_t i = 0; i < w_.kernel_h; ++i, to += line) {
+      const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * w_.dilation_h);
+      if (y < 0 || y >= height) {
+        std::memset(to, zero_, line);
+        continue;
+      }
+      const std::uint8_t* row = image + static_cast<std::size_t>(y) * w_.width * w_.channels;
+      if (together) {
+        copy_over(to, row + static_cast<std::size_t>(left) * w_.channels, line);
+        continue;
+      }
+      for (std::size_t j = 0; j < w_.kernel_w; ++j) {
+        const std::ptrdiff_t c = left + static_cast<std::ptrdiff_t>(j * w_.dilation_w);
+        if (c < 0 || c >= width) {
+          std::memset(to + j * group_channels_, zero_, group_channels_);
+        } else {
+          copy_over(to + j * group_channels_, row + static_cast<std::size_t>(c) * w_.channels,
+                    group_channels_);
+        }
+      }
+    }
+  }
+
+  Region x_, y_;
+  Windows w_;
+  std::uint8_t zero_;
+  std::shared_ptr<const Packed> weights_;
+  Output out_;
+  Tail tail_;
+  const Kernels& k_;
+  std::size_t threads_;
+  std::size_t group_channels_, columns_, rows_, padded_n_;
+  bool direct_;
+  std::size_t padded_k_, stride_, block_rows_;
+  std::size_t row_jobs_, panel_jobs_, jobs_;
+};
+
+class DepthwiseConvolution final : public Step {
+ public:
+  DepthwiseConvolution(const Program& program, Region x, Region y, const Windows& w,
+                       std::uint8_t x_zero_point, const std::vector<std::int8_t>& weights,
+                       const Output& output, Tail tail)
+      : x_(x), y_(y), w_(w), tail_(std::move(tail)), k_(program.engine().kernels()) {
+    w_.check();
+    const std::size_t channels = w_.channels, lanes = k_.lanes;
+    program.check(x_);
+    program.check(y_);
+    require(x_.space == Space::kArena, "a convolution reads the arena alone");
+    require(x_.bytes >= times(w_.in_pixels(), channels), "a convolution's input is too small");
+    require(y_.bytes >= times(w_.out_pixels(), channels), "a convolution's output is too small");
+    require(weights.size() == times(times(w_.kernel_h, w_.kernel_w), channels),
+            "weights do not fit the kernel and the channels");
+    require(output.bias.size() == channels && output.scale.size() == channels && !output.real,
+            "a convolution's bias or scale has another size than its output");
+    require(tail_.table.empty() || tail_.table.size() == 256, "a table has not 256 entries");
+    if (tail_.other) {
+      program.check(*tail_.other);
+      require(tail_.other->bytes >= times(w_.out_pixels(), channels), "a summand is too small");
+    }
+    weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
+    pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
+    bias_.resize(round_up(channels, lanes));
+    scale_.resize(round_up(channels, lanes));
+    for (std::size_t p = 0; p < bias_.size(); ++p) {
+      const std::size_t channel = p / lanes * lanes + depthwise_order(lanes, p % lanes);
+      if (channel >= channels) continue;
+      bias_[p] = output.bias[channel];
+      scale_[p] = output.scale[channel];
+    }
+    d_ = {.height = w_.height, .width = w_.width, .channels = channels, .out_width = w_.out_width,
+          .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .stride_h = w_.stride_h,
+          .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
+          .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
+          .weights = weights_.data(),
+          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point}};
+  }
+
+  std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const std::uint8_t>(x_);
+    auto* y = context.at<std::uint8_t>(y_);
+    context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = job / w_.out_height, line = job % w_.out_height;
+      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
+                       static_cast<std::ptrdiff_t>(w_.pad_top);
+      const std::size_t at = job * w_.out_width * w_.channels;
+      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, 0, w_.channels, y + at,
+                   context.engine.scratch(thread));
+      const std::size_t size = w_.out_width * w_.channels;
+      if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
+      if (tail_.other) {
+        const auto* other = context.at<const std::uint8_t>(*tail_.other) + at;
+        k_.add(y + at, size, other, size, 1, size, tail_.sum, y + at, size);
+      }
+    });
+  }
+
+ private:
+  Region x_, y_;
+  Windows w_;
+  Tail tail_;
+  const Kernels& k_;
+  std::vector<std::int8_t> weights_;
+  std::vector<std::int32_t> bias_;
+  std::vector<float> scale_;
+  Depthwise d_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_convolution(const Program& program, Region x, Region y,
+                                       const Windows& windows, std::uint8_t x_zero_point,
+                                       std::shared_ptr<const Packed> weights, Output output,
+                                       Tail tail) {
+  return std::make_unique<Convolution>(program, x, y, windows, x_zero_point, std::move(weights),
+                                       std::move(output), std::move(tail));
+}
+
+std::unique_ptr<Step> make_depthwise(const Program& program, Region x, Region y,
+                                     const Windows& windows, std::uint8_t x_zero_point,
+                                     const std::vector<std::int8_t>& weights, const Output& output,
+                                     Tail tail) {
+  return std::make_unique<DepthwiseConvolution>(program, x, y, windows, x_zero_point, weights,
+                                                output, std::move(tail));
+}
+
+}  // namespace intact

@@ -1,0 +1,84 @@
+#pragma once
+
+// The steps of a program: one factory each, which checks what it is given against the program.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "../program.hpp"
+
+namespace intact {
+
+// Two-dimensional windows over images in NHWC.
+struct Windows {
+  std::size_t images, height, width, channels, out_height, out_width;
+  std::size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+
+  std::size_t in_pixels() const { return times(times(images, height), width); }
+  std::size_t out_pixels() const { return times(times(images, out_height), out_width); }
+  // Checks that sizes are positive, and that every window begins within the padded image.
+  void check() const;
+};
+
+// What becomes of the uint8 result before it leaves the cache.
+struct Tail {
+  std::vector<std::uint8_t> table;  // 256 entries, or none
+  std::optional<Region> other;      // added by `sum`
+  Sum sum{};
+};
+
+struct Output {
+  std::vector<std::int32_t> bias;  // one per column
+  std::vector<float> scale;        // one per column
+  bool real = false;               // float32 instead of uint8
+  std::vector<float> shift;        // float32 only: added last; may be empty
+  float low = 0, high = 0;         // uint8 only, as in Requantize
+  std::int32_t zero_point = 0;
+};
+
+std::unique_ptr<Step> make_convolution(const Program& program, Region x, Region y,
+                                       const Windows& windows, std::uint8_t x_zero_point,
+                                       std::shared_ptr<const Packed> weights, Output output,
+                                       Tail tail);
+std::unique_ptr<Step> make_depthwise(const Program& program, Region x, Region y,
+                                     const Windows& windows, std::uint8_t x_zero_point,
+                                     const std::vector<std::int8_t>& weights, const Output& output,
+                                     Tail tail);
+
+// float32 [images, channels, pixels] to uint8 [images, pixels, channels], and back.
+std::unique_ptr<Step> make_quantize(const Program& program, Region x, Region y, std::size_t images,
+                                    std::size_t channels, std::size_t pixels, float scale,
+                                    std::int32_t zero_point);
+std::unique_ptr<Step> make_dequantize(const Program& program, Region x, Region y,
+                                      std::size_t images, std::size_t channels, std::size_t pixels,
+                                      float scale, std::int32_t zero_point);
+std::unique_ptr<Step> make_add(const Program& program, Region a, Region b, Region y,
+                               std::size_t size, const Sum& sum);
+std::unique_ptr<Step> make_gate(const Program& program, Region a, Region gate, Region y,
+                                std::size_t images, std::size_t pixels, std::size_t channels,
+                                const Product& product);
+// y[rows][y_offset : y_offset + columns] of width y_stride = table[x[rows][columns]].
+std::unique_ptr<Step> make_copy(const Program& program, Region x, Region y, std::size_t rows,
+                                std::size_t x_stride, std::size_t x_offset, std::size_t columns,
+                                std::size_t y_stride, std::size_t y_offset,
+                                std::vector<std::uint8_t> table);
+
+std::unique_ptr<Step> make_max_pool(const Program& program, Region x, Region y,
+                                    const Windows& windows, std::vector<std::uint8_t> table);
+// Means of windows; what each divides by is in `counts` [out_height * out_width].
+std::unique_ptr<Step> make_average_pool(const Program& program, Region x, Region y,
+                                        const Windows& windows, std::int32_t x_zero_point,
+                                        float x_scale, std::vector<float> counts,
+                                        std::optional<float> y_scale, std::int32_t y_zero_point,
+                                        float low, float high);
+
+// float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n].
+std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
+                                         std::size_t rows, std::size_t k, std::size_t n,
+                                         std::vector<float> weights, std::vector<float> bias);
+std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
+                                    const std::string& name, float alpha, float beta);
+
+}  // namespace intact

@@ -1,0 +1,1 @@
+"""The compiler of intact's own engine: a quantized ONNX file becomes a program of fused operators."""

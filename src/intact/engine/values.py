@@ -1,0 +1,324 @@
+"""What a value of the graph is while it is being compiled.
+
+A value that is only described (a dequantized tensor, a convolution that nobody has read yet) costs
+nothing: its reader decides what is computed. So a convolution that QuantizeLinear reads becomes an
+integer operator, whatever activation stands between the two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from math import inf, prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Constant",
+    "Dequantized",
+    "Function",
+    "Gated",
+    "Instruction",
+    "Joined",
+    "Maximum",
+    "Mean",
+    "Product",
+    "Quantization",
+    "Storage",
+    "Stored",
+    "Sum",
+    "Tensor",
+    "Unsupported",
+    "Value",
+    "Windows",
+]
+
+
+class Unsupported(Exception):
+    """The engine cannot compile this; the message says what and why."""
+
+
+_numbers = count()
+
+
+@dataclass(eq=False)
+class Storage:
+    """Memory that one or more tensors share.
+
+    place: ("arena", offset), ("input", index) or ("output", index), once it is known.
+    """
+
+    bytes: int
+    place: tuple[Literal["arena", "input", "output"], int] | None = None
+    number: int = field(default_factory=lambda: next(_numbers))
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """Values in memory: uint8 or float32.
+
+    shape: as the graph has it, [N, C, H, W] for images.
+    images: whether the channels come last in memory, [N, H, W, C].
+    """
+
+    storage: Storage
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    images: bool = False
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"%{self.storage.number}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def new_tensor(
+    shape: tuple[int, ...], dtype: Literal["uint8", "float32"], images: bool = False
+) -> Tensor:
+    """A tensor in memory of its own."""
+    return Tensor(Storage(prod(shape) * (1 if dtype == "uint8" else 4)), shape, dtype, images)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """One scale and zero point, of uint8. An int8 tensor is held 128 higher, with its zero point."""
+
+    scale: np.float32
+    zero_point: int
+
+    def clamp(self, low: float = -inf, high: float = inf) -> tuple[float, float, int]:
+        """The bounds, relative to the zero point, of real values between low and high."""
+        bounds = []
+        for bound, end in ((low, -self.zero_point), (high, 255 - self.zero_point)):
+            steps = np.rint(np.float32(bound) / self.scale) if np.isfinite(bound) else end
+            bounds.append(float(np.clip(steps, -self.zero_point, 255 - self.zero_point)))
+        return bounds[0], bounds[1], self.zero_point
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Two-dimensional windows over images, as the native part takes them."""
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (
+            self.images, self.height, self.width, self.channels, self.out_height, self.out_width,
+            *self.kernel, *self.stride, *self.dilation, *self.padding,
+        )  # fmt: skip
+
+
+@dataclass
+class Instruction:
+    """One operator of the program.
+
+    kind: the name of the native step. label: the graph's name of it.
+    output, inputs: what it writes and reads. parameters: the rest, as the step takes it.
+    """
+
+    kind: str
+    label: str
+    output: Tensor
+    inputs: tuple[Tensor, ...]
+    parameters: dict[str, Any]
+
+    def __str__(self) -> str:
+        shown = {
+            key: value if isinstance(value, (int, float, str, tuple)) else "..."
+            for key, value in self.parameters.items()
+            if value is not None
+        }
+        arguments = ", ".join(f"%{tensor.storage.number}" for tensor in self.inputs)
+        details = ", ".join(f"{key}={value}" for key, value in shown.items())
+        return f"{self.output} = {self.kind}({arguments}; {details})  # {self.label}"
+
+
+class Value:
+    """A value of the graph. shape: as the graph has it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Value):
+    """Known before anything runs; `quantization` where it is the integers of a real tensor."""
+
+    array: NDArray[Any]
+    scale: NDArray[np.float32] | None = None
+    zero_point: NDArray[Any] | None = None
+    axis: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def real(self) -> NDArray[Any]:
+        """The array, dequantized where it holds integers of a real tensor."""
+        if self.scale is None:
+            return self.array
+        scale, zero_point = self.scale, self.zero_point
+        if self.axis is not None and scale.ndim:
+            around = [1] * self.array.ndim
+            around[self.axis] = -1
+            scale = scale.reshape(around)
+            zero_point = None if zero_point is None else zero_point.reshape(around)
+        steps = self.array.astype(np.int64) - (0 if zero_point is None else zero_point)
+        return steps.astype(np.float32) * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Stored(Value):
+    """float32 in memory."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantized(Value):
+    """uint8 in memory, and what the integers stand for."""
+
+    tensor: Tensor
+    quantization: Quantization
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Value):
+    """A convolution or matrix product of integers, whose sums nobody has finished yet.
+
+    weights: int8 [groups, K, N]. bias: int32 [columns] at scale `scale`. scale: [columns].
+    low, high: an activation that only clamps. shift: float32 [columns], added last.
+    """
+
+    label: str
+    x: Tensor
+    x_zero_point: int
+    windows: Windows
+    weights: NDArray[np.int8]
+    bias: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    out_shape: tuple[int, ...]
+    name: str
+    low: float = -inf
+    high: float = inf
+    shift: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.out_shape
+
+    def clamped(self, low: float, high: float) -> "Product":
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Value):
+    """A function of each value of `x`; `function` is computed in float64."""
+
+    label: str
+    x: Dequantized | Stored
+    op_type: str
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Value):
+    """a + b of one shape."""
+
+    label: str
+    a: Dequantized
+    b: Dequantized
+    low: float = -inf
+    high: float = inf
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.a.shape
+
+    def clamped(self, low: float, high: float) -> "Sum":
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass(frozen=True, eq=False)
+class Gated(Value):
+    """a times a value for each image and channel."""
+
+    label: str
+    a: Dequantized
+    gate: Dequantized
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.a.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Value):
+    """The means of windows; `counts` is what each divides by."""
+
+    label: str
+    x: Dequantized
+    windows: Windows
+    counts: NDArray[np.float32]
+    out_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.out_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum(Value):
+    """The largest values of windows."""
+
+    label: str
+    x: Dequantized
+    windows: Windows
+    out_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.out_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Value):
+    """Parts one after another along the channels."""
+
+    label: str
+    parts: tuple[Dequantized, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first, *rest = self.parts
+        channels = first.shape[1] + sum(part.shape[1] for part in rest)
+        return (first.shape[0], channels, *first.shape[2:])
