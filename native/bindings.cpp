@@ -95,13 +95,55 @@ Tail tail_of(const std::optional<Row<std::uint8_t>>& table, const std::optional<
   return tail;
 }
 
+// function, alpha, beta
+using Applied = std::tuple<std::string, float, float>;
+// scale, zero point
+using Scale = std::tuple<float, std::int32_t>;
+// scales, zero points
+using RowPlaces = std::tuple<Place, Place>;
+// place, offset, strides
+using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
+
+View view(const Strided& strided) {
+  const auto& [place, offset, strides] = strided;
+  return {region(place), offset, strides};
+}
+
+RealTail real_tail_of(const std::optional<Row<float>>& shift,
+                      const std::optional<Applied>& function, const std::optional<Place>& other,
+                      const std::optional<Scale>& quantized) {
+  RealTail tail;
+  tail.shift = vector(shift);
+  if (function) {
+    tail.function = unary_of(std::get<0>(*function));
+    tail.alpha = std::get<1>(*function);
+    tail.beta = std::get<2>(*function);
+  }
+  if (other) tail.other = region(*other);
+  if (quantized) {
+    tail.quantized = true;
+    std::tie(tail.scale, tail.zero_point) = *quantized;
+  }
+  return tail;
+}
+
+// A place that a step writes to.
+Region target(const Place& place) {
+  const Region result = region(place);
+  require(result.space != Space::kInput, "a step would write to an input");
+  return result;
+}
+
+RowParameters rows_of(const RowPlaces& places) {
+  const auto& [scales, zero_points] = places;
+  return {target(scales), target(zero_points)};
+}
+
 Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
-                 const std::optional<Clamp>& clamp, const std::optional<Row<float>>& shift) {
+                 const std::optional<Clamp>& clamp) {
   Output output;
   output.bias = vector(bias);
   output.scale = vector(scale);
-  output.shift = vector(shift);
-  output.real = !clamp;
   if (clamp) {
     check(*clamp);
     std::tie(output.low, output.high, output.zero_point) = *clamp;
@@ -143,13 +185,6 @@ struct Pointers {
   }
   std::vector<std::uint8_t*> inputs, outputs;
 };
-
-// A place that a step writes to.
-Region target(const Place& place) {
-  const Region result = region(place);
-  require(result.space != Space::kInput, "a step would write to an input");
-  return result;
-}
 
 }  // namespace
 
@@ -203,16 +238,33 @@ NB_MODULE(_native, m) {
       .def("convolution", [](Program& p, const std::string& label, const Place& x, const Place& y,
                              const WindowSizes& sizes, std::int32_t x_zero_point,
                              std::shared_ptr<Packed> weights, const Row<std::int32_t>& bias,
-                             const Row<float>& scale, const std::optional<Clamp>& clamp,
-                             const std::optional<Row<float>>& shift,
+                             const Row<float>& scale, const Clamp& clamp,
                              const std::optional<Row<std::uint8_t>>& table,
                              const std::optional<Addend>& addend) {
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
-                               std::move(weights), output_of(bias, scale, clamp, shift),
+                               std::move(weights), output_of(bias, scale, clamp),
                                tail_of(table, addend)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
-         nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp").none(),
-         nb::arg("shift").none(), nb::arg("table").none(), nb::arg("addend").none())
+         nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp"),
+         nb::arg("table").none(), nb::arg("addend").none())
+      .def("real_convolution", [](Program& p, const std::string& label, const Place& x,
+                                  const Place& y, const WindowSizes& sizes,
+                                  std::int32_t x_zero_point, std::shared_ptr<Packed> weights,
+                                  const Row<std::int32_t>& bias, const Row<float>& scale,
+                                  const std::optional<RowPlaces>& rows,
+                                  const std::optional<Row<float>>& shift,
+                                  const std::optional<Applied>& function,
+                                  const std::optional<Place>& other,
+                                  const std::optional<Scale>& quantized) {
+        Output output = output_of(bias, scale, std::nullopt);
+        if (rows) output.rows = rows_of(*rows);
+        output.real = real_tail_of(shift, function, other, quantized);
+        p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
+                               std::move(weights), std::move(output), Tail{}), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
+         nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("rows").none(),
+         nb::arg("shift").none(), nb::arg("function").none(), nb::arg("other").none(),
+         nb::arg("quantized").none())
       .def("depthwise", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, std::int32_t x_zero_point,
                            const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
@@ -220,7 +272,7 @@ NB_MODULE(_native, m) {
                            const std::optional<Row<std::uint8_t>>& table,
                            const std::optional<Addend>& addend) {
         p.add(make_depthwise(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
-                             vector(weights), output_of(bias, scale, clamp, std::nullopt),
+                             vector(weights), output_of(bias, scale, clamp),
                              tail_of(table, addend)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp"),
@@ -286,8 +338,59 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("k"), nb::arg("n"),
          nb::arg("weights"), nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                          std::size_t size, const std::string& name, float alpha, float beta) {
-        p.add(make_function(p, region(x), target(y), size, name, alpha, beta), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("name"),
-         nb::arg("alpha"), nb::arg("beta"));
+                          std::size_t size, const Applied& function) {
+        const auto& [name, alpha, beta] = function;
+        p.add(make_function(p, region(x), target(y), size, unary_of(name), alpha, beta), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("function"))
+      .def("quantize_rows", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                               const RowPlaces& rows_places, std::size_t rows, std::size_t size) {
+        p.add(make_quantize_rows(p, region(x), target(y), rows_of(rows_places), rows, size), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"), nb::arg("rows"),
+         nb::arg("size"))
+      .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
+                        const Place& y, const std::array<std::size_t, 3>& a_strides,
+                        const std::array<std::size_t, 3>& b_strides, bool product,
+                        const std::array<std::size_t, 3>& sizes) {
+        const Operand left{region(a), a_strides[0], a_strides[1], a_strides[2]};
+        const Operand right{region(b), b_strides[0], b_strides[1], b_strides[2]};
+        p.add(make_binary(p, left, right, target(y), product, sizes[0], sizes[1], sizes[2]), label);
+      }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
+         nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"))
+      .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                            const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
+                            std::size_t rows, const Row<float>& gamma,
+                            const std::optional<Row<float>>& beta, float epsilon) {
+        std::optional<Region> place;
+        float scale = 1;
+        std::int32_t zero_point = 0;
+        if (quantized) {
+          place = target(std::get<0>(*quantized));
+          scale = std::get<1>(*quantized);
+          zero_point = std::get<2>(*quantized);
+        }
+        p.add(make_layer_norm(p, region(x), target(y), place, scale, zero_point, rows,
+                              vector(gamma), vector(beta), epsilon), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("quantized").none(),
+         nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(), nb::arg("epsilon"))
+      .def("softmax", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                         std::size_t rows, std::size_t size) {
+        p.add(make_softmax(p, region(x), target(y), rows, size), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"))
+      .def("permute", [](Program& p, const std::string& label, const Strided& x, const Strided& y,
+                         const std::vector<std::size_t>& shape) {
+        target(std::get<0>(y));
+        p.add(make_permute(p, view(x), view(y), shape), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("shape"))
+      .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
+                           const Strided& v, const std::optional<Strided>& mask, const Strided& y,
+                           const std::array<std::size_t, 6>& sizes, float scale,
+                           bool empty_is_zero) {
+        target(std::get<0>(y));
+        std::optional<View> masked;
+        if (mask) masked = view(*mask);
+        const auto& [batch, heads, queries, keys, width, v_width] = sizes;
+        p.add(make_attention(p, view(q), view(k), view(v), masked, view(y), batch, heads, queries,
+                             keys, width, v_width, scale, empty_is_zero), label);
+      }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
+         nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"));
 }

@@ -55,7 +55,7 @@ std::vector<const Kernels*> find_kernels() {
   if (vbmi && has_amx()) found.push_back(&kAmx);
   if (vbmi) found.push_back(&kAvx512Vbmi);
   if (vnni) found.push_back(&kAvx512Vnni);
-  if (__builtin_cpu_supports("avx2")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     if (has_avx_vnni()) found.push_back(&kAvxVnni);
     found.push_back(&kAvx2);
   }
@@ -134,6 +134,12 @@ void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t ke
       }
     }
   }
+}
+
+std::size_t attention_scratch(const Attention& a) {
+  constexpr std::size_t kQueries = 4;
+  const std::size_t keys = round_up(a.keys, 16), v_width = round_up(a.v_width, 16);
+  return a.width * keys + a.keys * v_width + kQueries * (keys + v_width);
 }
 
 std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d) {

@@ -25,6 +25,33 @@ struct Dequantize {
   const float* shift;
 };
 
+// As Dequantize, for rows that were quantized one by one:
+// float32(sum - zero_points[row] * weight_sums) * (scales[row] * scale) + shift.
+struct DequantizeRows {
+  const std::int32_t* weight_sums;
+  const float* scale;
+  const float* shift;  // may be null
+  const float* scales;
+  const std::int32_t* zero_points;
+};
+
+// Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
+enum class Unary {
+  kClip, kGelu, kGeluTanh, kHardSigmoid, kHardSwish, kLeakyRelu, kRelu, kSigmoid, kSwish, kTanh
+};
+
+// One head of attention: softmax(q k^T * scale + mask) v. Strides are in floats, from row to row;
+// within a row values are adjacent.
+struct Attention {
+  const float *q, *k, *v, *mask;  // mask [queries][keys], or null
+  std::size_t q_stride, k_stride, v_stride, mask_stride;
+  std::size_t queries, keys, width, v_width;
+  float scale;
+  bool empty_is_zero;  // where the mask leaves a query no key: zeros instead of NaN
+  float* y;
+  std::size_t y_stride;
+};
+
 // clamp(rne((a.scale * (a - a.zero_point) + b.scale * (b - b.zero_point)) / scale)) + zero_point.
 struct Sum {
   float a_scale, b_scale, scale;
@@ -69,6 +96,8 @@ struct Kernels {
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
   void (*dequantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Dequantize& d, float* y, std::size_t stride);
+  void (*dequantize_rows)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                          const DequantizeRows& d, float* y, std::size_t stride);
   // y[rows][columns] = table[y], in place.
   void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
                  const std::uint8_t* table);
@@ -86,7 +115,23 @@ struct Kernels {
   // y = max(y, x), and y += x: rows of a pool.
   void (*maximum)(std::uint8_t* y, const std::uint8_t* x, std::size_t size);
   void (*accumulate)(std::int32_t* y, const std::uint8_t* x, std::size_t size);
+
+  // float32. Within 2e-7 of the exact value, or 2e-6 relative to it, whichever is more.
+  void (*unary)(Unary function, float alpha, float beta, float* y, std::size_t size);
+  void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
+  void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
+  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+                   std::uint8_t* y);
+  void (*extremes)(const float* x, std::size_t size, float* low, float* high);
+  void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,
+                     float epsilon, float* y);
+  // In place. A row of -infinity becomes NaN, or zeros.
+  void (*softmax)(float* y, std::size_t size, bool empty_is_zero);
+  // scratch: attention_scratch floats.
+  void (*attention)(const Attention& a, float* scratch);
 };
+
+std::size_t attention_scratch(const Attention& a);
 
 // The best kernels that this CPU runs, or those named (raises std::invalid_argument).
 const Kernels& select_kernels(const char* name);

@@ -81,6 +81,7 @@ struct Avx2Base {
 
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -97,6 +98,30 @@ struct Avx2Base {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
   }
   static F abs(F v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+  static F select_less(F a, F b, F yes, F no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
+  static F copysign(F magnitude, F sign) {
+    const auto mask = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(mask, magnitude), _mm256_and_ps(mask, sign));
+  }
+  // v * 2**n for whole n; 2**n must be a normal float32.
+  static F scale_by_power(F v, F n) {
+    const I exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+  }
+  template <class Function>
+  static float reduce(F v, const Function& f) {
+    alignas(32) float lanes[kInts];
+    store(lanes, v);
+    float result = lanes[0];
+    for (std::size_t i = 1; i < kInts; ++i) result = f(result, lanes[i]);
+    return result;
+  }
+  static float sum(F v) { return reduce(v, [](float a, float b) { return a + b; }); }
+  static float greatest(F v) { return reduce(v, [](float a, float b) { return a > b ? a : b; }); }
+  static float least(F v) { return reduce(v, [](float a, float b) { return a < b ? a : b; }); }
 
   static void interleave(const B (&t)[4], B (&out)[4]) {
     const B low01 = _mm256_unpacklo_epi8(t[0], t[1]), high01 = _mm256_unpackhi_epi8(t[0], t[1]);

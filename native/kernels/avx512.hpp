@@ -60,6 +60,7 @@ struct Avx512 {
 
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -72,6 +73,19 @@ struct Avx512 {
   static F rounded(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static bool any_greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
   static F abs(F v) { return _mm512_abs_ps(v); }
+  static F select_less(F a, F b, F yes, F no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+  }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+  static F copysign(F magnitude, F sign) {
+    const auto mask = _mm512_set1_ps(-0.0f);
+    return _mm512_or_ps(_mm512_andnot_ps(mask, magnitude), _mm512_and_ps(mask, sign));
+  }
+  // v * 2**n for whole n; 2**n must be a normal float32.
+  static F scale_by_power(F v, F n) { return _mm512_scalef_ps(v, n); }
+  static float sum(F v) { return _mm512_reduce_add_ps(v); }
+  static float greatest(F v) { return _mm512_reduce_max_ps(v); }
+  static float least(F v) { return _mm512_reduce_min_ps(v); }
 
   // Four rows of bytes as four vectors that hold [channel][row]; see depthwise_order.
   static void interleave(const B (&t)[4], B (&out)[4]) {

@@ -81,4 +81,22 @@ void dequantize(const std::int32_t* sums, std::size_t panel_columns, std::size_t
   }
 }
 
+template <class V>
+void dequantize_rows(const std::int32_t* sums, std::size_t panel_columns, std::size_t count,
+                     std::size_t columns, const intact::DequantizeRows& d, float* y,
+                     std::size_t stride) {
+  for (std::size_t j = 0; j < columns; j += V::kInts) {
+    const auto weight_sums = V::load(d.weight_sums + j);
+    const auto scale = V::load(d.scale + j);
+    const std::size_t n = columns - j < V::kInts ? columns - j : V::kInts;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto share = V::mul(weight_sums, V::broadcast(d.zero_points[i]));
+      const auto sum = V::sub(V::load(sums + i * panel_columns + j), share);
+      auto real = V::mul(V::to_float(sum), V::mul(V::broadcast(d.scales[i]), scale));
+      if (d.shift) real = V::add(real, V::load(d.shift + j));
+      V::store(y + i * stride + j, real, n);
+    }
+  }
+}
+
 }  // namespace

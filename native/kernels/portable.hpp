@@ -64,6 +64,7 @@ struct Portable {
 
   static I add(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
   static I sub(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
+  static I mul(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] * b.v[i]; }); }
   static F add(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
   static F sub(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
   static F mul(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] * b.v[i]; }); }
@@ -91,6 +92,27 @@ struct Portable {
       if (a.v[i] > b.v[i]) return true;
     }
     return false;
+  }
+  static F select_less(F a, F b, F yes, F no) {
+    return map<F>([&](std::size_t i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
+  }
+  static F fma(F a, F b, F c) { return add(mul(a, b), c); }
+  static F copysign(F magnitude, F sign) {
+    return map<F>([&](std::size_t i) { return std::copysign(magnitude.v[i], sign.v[i]); });
+  }
+  static F scale_by_power(F v, F n) {
+    return map<F>([&](std::size_t i) { return std::ldexp(v.v[i], static_cast<int>(n.v[i])); });
+  }
+  static float sum(F v) { return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]); }
+  static float greatest(F v) {
+    float result = v.v[0];
+    for (const float x : v.v) result = x > result ? x : result;
+    return result;
+  }
+  static float least(F v) {
+    float result = v.v[0];
+    for (const float x : v.v) result = x < result ? x : result;
+    return result;
   }
   static F abs(F v) { return map<F>([&](std::size_t i) { return std::fabs(v.v[i]); }); }
 

@@ -2,9 +2,11 @@
 
 // The row of the table of kernels for the vectors V.
 
+#include "attention.hpp"
 #include "depthwise.hpp"
 #include "gemm.hpp"
 #include "pointwise.hpp"
+#include "real.hpp"
 
 namespace {
 
@@ -22,6 +24,12 @@ void dequantize_panel(const std::int32_t* sums, std::size_t count, std::size_t c
   dequantize<V>(sums, kColumns, count, columns, d, y, stride);
 }
 
+template <class V, std::size_t kColumns>
+void dequantize_rows_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                           const intact::DequantizeRows& d, float* y, std::size_t stride) {
+  dequantize_rows<V>(sums, kColumns, count, columns, d, y, stride);
+}
+
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
   constexpr std::size_t columns = kVectors * V::kInts;
@@ -35,12 +43,21 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .gemm = gemm<V, kRows, kVectors>,
       .requantize = requantize_panel<V, columns>,
       .dequantize = dequantize_panel<V, columns>,
+      .dequantize_rows = dequantize_rows_panel<V, columns>,
       .lookup = lookup_bytes,
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
+      .unary = unary<V>,
+      .add_real = add_real<V>,
+      .mul_real = mul_real<V>,
+      .quantize = quantize<V>,
+      .extremes = extremes<V>,
+      .layer_norm = layer_norm<V>,
+      .softmax = softmax<V>,
+      .attention = attention<V>,
   };
 }
 

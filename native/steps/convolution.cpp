@@ -38,6 +38,7 @@ void copy_over(std::uint8_t* to, const std::uint8_t* from, std::size_t n) {
 constexpr std::size_t kBlockBytes = 192 * 1024;  // of gathered rows: they stay in the L2 cache
 constexpr std::size_t kMostBlockRows = 96;
 constexpr std::size_t kJobsPerThread = 4;
+constexpr std::size_t kMostRows = 32;  // of a block of any instruction set
 
 class Convolution final : public Step {
  public:
@@ -48,6 +49,7 @@ class Convolution final : public Step {
         out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()),
         threads_(program.engine().pool().threads()) {
     w_.check();
+    require(k_.rows <= kMostRows, "a block of the instruction set has too many rows");
     require(weights_->kernels == &k_, "weights are packed for another instruction set");
     require(w_.channels % weights_->groups == 0, "channels are no multiple of groups");
     group_channels_ = w_.channels / weights_->groups;
@@ -59,11 +61,11 @@ class Convolution final : public Step {
     program.check(y_);
     require(x_.space == Space::kArena, "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
-    const std::size_t width = out_.real ? sizeof(float) : 1;
+    const std::size_t width = out_.real && !out_.real->quantized ? sizeof(float) : 1;
     require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
-    require(out_.bias.size() == columns_ && out_.scale.size() == columns_ &&
-                (out_.shift.empty() || out_.shift.size() == columns_),
+    require(out_.bias.size() == columns_ && out_.scale.size() == columns_,
             "a convolution's bias or scale has another size than its output");
+    check_real(program);
     require(tail_.table.empty() || tail_.table.size() == 256, "a table has not 256 entries");
     require(!out_.real || (tail_.table.empty() && !tail_.other), "floats have no table or sum");
     if (tail_.other) {
@@ -81,7 +83,9 @@ class Convolution final : public Step {
     plan_jobs();
   }
 
-  std::size_t scratch() const override { return sums_bytes() + block_rows_ * stride_ + kSlack; }
+  std::size_t scratch() const override {
+    return 2 * sums_bytes() + block_rows_ * stride_ + kSlack;
+  }
 
   void run(const Context& context) const override {
     const auto* x = context.at<const std::uint8_t>(x_);
@@ -110,6 +114,26 @@ class Convolution final : public Step {
     return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
   }
 
+  void check_real(const Program& program) const {
+    require(!out_.rows || out_.real, "rows with parameters of their own end in float32");
+    if (out_.rows) {
+      const std::size_t size = times(w_.images, sizeof(float));
+      program.check(out_.rows->scales);
+      program.check(out_.rows->zero_points);
+      require(out_.rows->scales.bytes >= size && out_.rows->zero_points.bytes >= size,
+              "a convolution has too few scales or zero points");
+    }
+    if (!out_.real) return;
+    const RealTail& real = *out_.real;
+    require(real.shift.empty() || real.shift.size() == columns_, "a shift has another size");
+    require(real.zero_point >= 0 && real.zero_point <= 255, "a zero point is no uint8");
+    if (real.other) {
+      program.check(*real.other);
+      require(real.other->bytes >= times(times(rows_, columns_), sizeof(float)),
+              "a summand is too small");
+    }
+  }
+
   // Bias and scale of each group padded to whole panels, which kernels read.
   void pad_columns() {
     const std::size_t n = weights_->n;
@@ -122,7 +146,7 @@ class Convolution final : public Step {
     };
     padded(out_.bias);
     padded(out_.scale);
-    padded(out_.shift);
+    if (out_.real) padded(out_.real->shift);
   }
 
   void plan_jobs() {
@@ -149,7 +173,7 @@ class Convolution final : public Step {
                 std::size_t group, std::size_t first, std::size_t last,
                 std::uint8_t* scratch) const {
     auto* sums = reinterpret_cast<std::int32_t*>(scratch);
-    std::uint8_t* gathered = scratch + sums_bytes();
+    std::uint8_t* gathered = scratch + 2 * sums_bytes();
     const std::uint8_t* a = gathered;
     std::size_t stride = stride_;
     // Kernels read whole blocks of rows, which the end of the input may not hold.
@@ -158,7 +182,7 @@ class Convolution final : public Step {
       a = x + row * w_.channels + group * group_channels_;
       stride = w_.channels;
     } else {
-      gather(x, row, count, group * group_channels_, gathered);
+      gather(context, x, row, count, group * group_channels_, gathered);
     }
     const auto* weights =
         reinterpret_cast<const std::int8_t*>(weights_->data.data()) + group * weights_->group_bytes;
@@ -168,7 +192,11 @@ class Convolution final : public Step {
       for (std::size_t r = 0; r < count; r += k_.rows) {
         const std::size_t n = std::min(k_.rows, count - r);
         k_.gemm(a + r * stride, stride, n, weights + column * padded_k_, padded_k_, sums);
-        finish(context, sums, row + r, n, group, column, width);
+        if (out_.real) {
+          finish_real(context, sums, row + r, n, group, column, width);
+        } else {
+          finish(context, sums, row + r, n, group, column, width);
+        }
       }
     }
   }
@@ -177,11 +205,6 @@ class Convolution final : public Step {
               std::size_t group, std::size_t column, std::size_t width) const {
     const std::size_t at = row * columns_ + group * weights_->n + column;
     const std::size_t c = group * padded_n_ + column;
-    if (out_.real) {
-      const Dequantize d{&out_.bias[c], &out_.scale[c], out_.shift.empty() ? nullptr : &out_.shift[c]};
-      k_.dequantize(sums, count, width, d, context.at<float>(y_) + at, columns_);
-      return;
-    }
     std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
     const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point};
     k_.requantize(sums, count, width, r, y, columns_);
@@ -192,8 +215,58 @@ class Convolution final : public Step {
     }
   }
 
+  // `sums` has as much room again behind it, for floats on their way to uint8.
+  void finish_real(const Context& context, std::int32_t* sums, std::size_t row, std::size_t count,
+                   std::size_t group, std::size_t column, std::size_t width) const {
+    const RealTail& real = *out_.real;
+    const std::size_t at = row * columns_ + group * weights_->n + column;
+    const std::size_t c = group * padded_n_ + column;
+    float* y = real.quantized ? reinterpret_cast<float*>(sums + k_.rows * k_.columns)
+                              : context.at<float>(y_) + at;
+    const std::size_t stride = real.quantized ? k_.columns : columns_;
+    const float* shift = real.shift.empty() ? nullptr : &real.shift[c];
+    if (out_.rows) {
+      dequantize_images(context, sums, row, count, c, width, shift, y, stride);
+    } else {
+      k_.dequantize(sums, count, width, {&out_.bias[c], &out_.scale[c], shift}, y, stride);
+    }
+    for (std::size_t r = 0; r < count; ++r) {
+      if (real.function) k_.unary(*real.function, real.alpha, real.beta, y + r * stride, width);
+      if (real.other) {
+        const float* other = context.at<const float>(*real.other) + at + r * columns_;
+        k_.add_real(y + r * stride, other, y + r * stride, width);
+      }
+      if (real.quantized) {
+        std::uint8_t* q = context.at<std::uint8_t>(y_) + at + r * columns_;
+        k_.quantize(y + r * stride, width, real.scale, real.zero_point, q);
+      }
+    }
+  }
+
+  // Rows of one image share scale and zero point; a matrix has an image a row.
+  void dequantize_images(const Context& context, const std::int32_t* sums, std::size_t row,
+                         std::size_t count, std::size_t c, std::size_t width, const float* shift,
+                         float* y, std::size_t stride) const {
+    const float* scales = context.at<const float>(out_.rows->scales);
+    const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
+    float row_scales[kMostRows];
+    std::int32_t row_points[kMostRows];
+    const std::size_t pixels = w_.out_height * w_.out_width;
+    for (std::size_t r = 0; r < count; ++r) {
+      row_scales[r] = scales[(row + r) / pixels];
+      row_points[r] = points[(row + r) / pixels];
+    }
+    const DequantizeRows d{&out_.bias[c], &out_.scale[c], shift, row_scales, row_points};
+    k_.dequantize_rows(sums, count, width, d, y, stride);
+  }
+
+  std::uint8_t padding(const Context& context, std::size_t image) const {
+    if (!out_.rows) return zero_;
+    return static_cast<std::uint8_t>(context.at<const std::int32_t>(out_.rows->zero_points)[image]);
+  }
+
   // Rows [row, row + count) of the matrix of windows: [kernel_h][kernel_w][group_channels_] each.
-  void gather(const std::uint8_t* x, std::size_t row, std::size_t count, std::size_t channel,
+  void gather(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count, std::size_t channel,
               std::uint8_t* to) const {
     for (std::size_t r = 0; r < count; ++r, to += stride_) {
       const std::size_t pixel = row + r, column = pixel % w_.out_width;
@@ -203,12 +276,13 @@ class Convolution final : public Step {
                        static_cast<std::ptrdiff_t>(w_.pad_top);
       const auto left = static_cast<std::ptrdiff_t>(column * w_.stride_w) -
                         static_cast<std::ptrdiff_t>(w_.pad_left);
-      gather_window(x + image * w_.height * w_.width * w_.channels + channel, top, left, to);
+      gather_window(x + image * w_.height * w_.width * w_.channels + channel, top, left,
+                    padding(context, image), to);
     }
   }
 
   void gather_window(const std::uint8_t* image, std::ptrdiff_t top, std::ptrdiff_t left,
-                     std::uint8_t* to) const {
+                     std::uint8_t zero, std::uint8_t* to) const {
     const auto height = static_cast<std::ptrdiff_t>(w_.height);
     const auto width = static_cast<std::ptrdiff_t>(w_.width);
     const std::size_t line = w_.kernel_w * group_channels_;
@@ -217,7 +291,7 @@ class Convolution final : public Step {
     for (std::size_t i = 0; i < w_.kernel_h; ++i, to += line) {
       const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * w_.dilation_h);
       if (y < 0 || y >= height) {
-        std::memset(to, zero_, line);
+        std::memset(to, zero, line);
         continue;
       }
       const std::uint8_t* row = image + static_cast<std::size_t>(y) * w_.width * w_.channels;
@@ -228,7 +302,7 @@ class Convolution final : public Step {
       for (std::size_t j = 0; j < w_.kernel_w; ++j) {
         const std::ptrdiff_t c = left + static_cast<std::ptrdiff_t>(j * w_.dilation_w);
         if (c < 0 || c >= width) {
-          std::memset(to + j * group_channels_, zero_, group_channels_);
+          std::memset(to + j * group_channels_, zero, group_channels_);
         } else {
           copy_over(to + j * group_channels_, row + static_cast<std::size_t>(c) * w_.channels,
                     group_channels_);

@@ -28,7 +28,7 @@ class Quantize final : public Step {
   Quantize(const Program& program, Region x, Region y, std::size_t images, std::size_t channels,
            std::size_t pixels, float scale, std::int32_t zero_point)
       : x_(x), y_(y), images_(images), channels_(channels), pixels_(pixels), scale_(scale),
-        zero_point_(zero_point) {
+        zero_point_(zero_point), quantize_(program.engine().kernels().quantize) {
     const std::size_t size = times(times(images, channels), pixels);
     program.check(x);
     program.check(y);
@@ -50,7 +50,10 @@ class Quantize final : public Step {
       for (std::size_t c = 0; c < channels_; ++c) {
         for (std::size_t p = part.begin; p < part.end; p += kLine) {
           const std::size_t n = std::min(kLine, part.end - p);
-          quantize(from + c * pixels_ + p, n, line);
+          // A single channel is where it belongs.
+          std::uint8_t* q = channels_ == 1 ? to + p : line;
+          quantize_(from + c * pixels_ + p, n, scale_, zero_point_, q);
+          if (channels_ == 1) continue;
           for (std::size_t i = 0; i < n; ++i) to[(p + i) * channels_ + c] = line[i];
         }
       }
@@ -60,23 +63,11 @@ class Quantize final : public Step {
  private:
   static constexpr std::size_t kLine = 256;
 
-  void quantize(const float* x, std::size_t n, std::uint8_t* y) const {
-    // Adding and taking away 1.5 * 2**23 rounds half to even below 2**22.
-    constexpr float kRound = 12582912.0f;
-    const float low = static_cast<float>(-zero_point_), high = static_cast<float>(255 - zero_point_);
-    for (std::size_t i = 0; i < n; ++i) {
-      float steps = x[i] / scale_;
-      steps = steps > low ? steps : low;  // NaN becomes the lowest value
-      steps = steps < high ? steps : high;
-      const float whole = (steps + kRound) - kRound;
-      y[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(whole) + zero_point_);
-    }
-  }
-
   Region x_, y_;
   std::size_t images_, channels_, pixels_;
   float scale_;
   std::int32_t zero_point_;
+  decltype(Kernels::quantize) quantize_;
 };
 
 class DequantizeStep final : public Step {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <map>
 
 #include "steps.hpp"
@@ -52,41 +54,17 @@ class FloatProduct final : public Step {
   std::vector<float> weights_, bias_;
 };
 
-using Scalar = float (*)(float x, float alpha, float beta);
-
-float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-const std::map<std::string, Scalar>& functions() {
-  static const std::map<std::string, Scalar> all = {
-      {"Clip", [](float x, float a, float b) { return std::min(std::max(x, a), b); }},
-      {"HardSigmoid",
-       [](float x, float a, float b) { return std::min(std::max(a * x + b, 0.0f), 1.0f); }},
-      {"HardSwish",
-       [](float x, float, float) {
-         return x * std::min(std::max(x / 6.0f + 0.5f, 0.0f), 1.0f);
-       }},
-      {"LeakyRelu", [](float x, float a, float) { return x < 0 ? a * x : x; }},
-      {"Relu", [](float x, float, float) { return std::max(x, 0.0f); }},
-      {"Sigmoid", [](float x, float, float) { return sigmoid(x); }},
-      {"Swish", [](float x, float, float) { return x * sigmoid(x); }},
-      {"Tanh", [](float x, float, float) { return std::tanh(x); }},
-  };
-  return all;
-}
-
 class Function final : public Step {
  public:
-  Function(const Program& program, Region x, Region y, std::size_t size, const std::string& name,
+  Function(const Program& program, Region x, Region y, std::size_t size, Unary function,
            float alpha, float beta)
-      : x_(x), y_(y), size_(size), alpha_(alpha), beta_(beta) {
+      : x_(x), y_(y), size_(size), function_(function), alpha_(alpha), beta_(beta),
+        k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     require(size > 0, "a tensor is empty");
     require(x.bytes >= times(size, sizeof(float)) && y.bytes >= times(size, sizeof(float)),
             "a tensor is too small");
-    const auto found = functions().find(name);
-    require(found != functions().end(), "a function is unknown");
-    function_ = found->second;
   }
 
   void run(const Context& context) const override {
@@ -94,19 +72,355 @@ class Function final : public Step {
     auto* y = context.at<float>(y_);
     constexpr std::size_t kPerJob = 4096;
     context.engine.pool().run((size_ + kPerJob - 1) / kPerJob, [&](std::size_t job, std::size_t) {
-      const std::size_t end = std::min(size_, (job + 1) * kPerJob);
-      for (std::size_t i = job * kPerJob; i < end; ++i) y[i] = function_(x[i], alpha_, beta_);
+      const std::size_t begin = job * kPerJob, n = std::min(kPerJob, size_ - begin);
+      std::memcpy(y + begin, x + begin, n * sizeof(float));
+      k_.unary(function_, alpha_, beta_, y + begin, n);
     });
   }
 
  private:
   Region x_, y_;
   std::size_t size_;
+  Unary function_;
   float alpha_, beta_;
-  Scalar function_;
+  const Kernels& k_;
+};
+
+constexpr std::size_t kRowBytesPerJob = 16 * 1024;
+
+// Rows of `size` floats that one job takes.
+std::size_t rows_per_job(std::size_t size) {
+  return std::max<std::size_t>(1, kRowBytesPerJob / (size * sizeof(float)));
+}
+
+template <class Work>
+void for_rows(const Context& context, std::size_t rows, std::size_t size, const Work& work) {
+  const std::size_t per_job = rows_per_job(size);
+  context.engine.pool().run((rows + per_job - 1) / per_job, [&](std::size_t job, std::size_t) {
+    for (std::size_t r = job * per_job; r < std::min(rows, (job + 1) * per_job); ++r) work(r);
+  });
+}
+
+class QuantizeRows final : public Step {
+ public:
+  QuantizeRows(const Program& program, Region x, Region y, const RowParameters& parameters,
+               std::size_t rows, std::size_t size)
+      : x_(x), y_(y), p_(parameters), rows_(rows), size_(size), k_(program.engine().kernels()) {
+    for (const Region& region : {x, y, p_.scales, p_.zero_points}) program.check(region);
+    const std::size_t count = times(rows, size);
+    require(count > 0, "a tensor is empty");
+    require(x.bytes >= times(count, sizeof(float)) && y.bytes >= count, "a tensor is too small");
+    require(p_.scales.bytes >= times(rows, sizeof(float)) &&
+                p_.zero_points.bytes >= times(rows, sizeof(std::int32_t)),
+            "there are too few scales or zero points");
+    // Long rows (images) are shared out among the threads, a part at a time.
+    parts_ = rows >= 8 ? 1 : std::clamp<std::size_t>(size / kPart, 1, 64);
+  }
+
+  std::size_t scratch() const override { return parts_ * 2 * sizeof(float); }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const float>(x_);
+    auto* y = context.at<std::uint8_t>(y_);
+    auto* scales = context.at<float>(p_.scales);
+    auto* points = context.at<std::int32_t>(p_.zero_points);
+    if (parts_ == 1) {
+      for_rows(context, rows_, size_, [&](std::size_t r) {
+        float low, high;
+        k_.extremes(x + r * size_, size_, &low, &high);
+        parameters(low, high, scales[r], points[r]);
+        k_.quantize(x + r * size_, size_, scales[r], points[r], y + r * size_);
+      });
+      return;
+    }
+    // The caller's scratch holds the extremes of the parts: [parts][2].
+    auto* found = reinterpret_cast<float*>(context.engine.scratch(0));
+    for (std::size_t r = 0; r < rows_; ++r) {
+      const float* row = x + r * size_;
+      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
+        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
+        k_.extremes(row + begin, end - begin, &found[2 * part], &found[2 * part + 1]);
+      });
+      float low = found[0], high = found[1];
+      for (std::size_t part = 1; part < parts_; ++part) {
+        low = std::min(low, found[2 * part]);
+        high = std::max(high, found[2 * part + 1]);
+      }
+      parameters(low, high, scales[r], points[r]);
+      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
+        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
+        k_.quantize(row + begin, end - begin, scales[r], points[r], y + r * size_ + begin);
+      });
+    }
+  }
+
+ private:
+  static constexpr std::size_t kPart = 8192;
+
+  static void parameters(float low, float high, float& scale, std::int32_t& zero_point) {
+    low = std::min(low, 0.0f);
+    high = std::max(high, 0.0f);
+    scale = (high - low) / 255.0f;
+    // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
+    if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
+    const float point = std::nearbyint(-low / scale);
+    zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
+                                                  : (point > 255.0f ? 255 : 0);
+  }
+
+  Region x_, y_;
+  RowParameters p_;
+  std::size_t rows_, size_, parts_;
+  const Kernels& k_;
+};
+
+class Binary final : public Step {
+ public:
+  Binary(const Program& program, const Operand& a, const Operand& b, Region y, bool product,
+         std::size_t outer, std::size_t rows, std::size_t columns)
+      : a_(a), b_(b), y_(y), product_(product), outer_(outer), rows_(rows), columns_(columns),
+        k_(program.engine().kernels()) {
+    require(outer > 0 && rows > 0 && columns > 0, "a tensor is empty");
+    program.check(y);
+    require(y.bytes >= times(times(times(outer, rows), columns), sizeof(float)),
+            "a tensor is too small");
+    for (const Operand& operand : {a, b}) {
+      program.check(operand.region);
+      require(operand.column_stride <= 1, "a stride of columns is neither 0 nor 1");
+      const std::size_t last = times(outer - 1, operand.outer_stride) +
+                               times(rows - 1, operand.row_stride) +
+                               (columns - 1) * operand.column_stride;
+      require(operand.region.bytes / sizeof(float) > last, "a tensor is too small");
+    }
+    single_ = a.column_stride == 0 || b.column_stride == 0;
+  }
+
+  void run(const Context& context) const override {
+    const auto* all_a = context.at<const float>(a_.region);
+    const auto* all_b = context.at<const float>(b_.region);
+    auto* y = context.at<float>(y_);
+    const auto kernel = product_ ? k_.mul_real : k_.add_real;
+    for_rows(context, outer_ * rows_, columns_, [&](std::size_t r) {
+      const std::size_t outer = r / rows_, row = r % rows_;
+      const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride;
+      const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride;
+      float* to = y + r * columns_;
+      if (!single_) {
+        kernel(a, b, to, columns_);
+        return;
+      }
+      for (std::size_t c = 0; c < columns_; ++c) {
+        const float p = a[c * a_.column_stride], q = b[c * b_.column_stride];
+        to[c] = product_ ? p * q : p + q;
+      }
+    });
+  }
+
+ private:
+  Operand a_, b_;
+  Region y_;
+  bool product_, single_;
+  std::size_t outer_, rows_, columns_;
+  const Kernels& k_;
+};
+
+class LayerNorm final : public Step {
+ public:
+  LayerNorm(const Program& program, Region x, Region y, std::optional<Region> quantized,
+            float scale, std::int32_t zero_point, std::size_t rows, std::vector<float> gamma,
+            std::vector<float> beta, float epsilon)
+      : x_(x), y_(y), quantized_(quantized), scale_(scale), zero_point_(zero_point), rows_(rows),
+        gamma_(std::move(gamma)), beta_(std::move(beta)), epsilon_(epsilon),
+        k_(program.engine().kernels()) {
+    program.check(x);
+    program.check(y);
+    const std::size_t count = times(rows, gamma_.size());
+    require(count > 0, "a tensor is empty");
+    require(x.bytes >= times(count, sizeof(float)) && y.bytes >= times(count, sizeof(float)),
+            "a tensor is too small");
+    require(beta_.empty() || beta_.size() == gamma_.size(), "a bias does not fit");
+    require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
+    if (quantized_) {
+      program.check(*quantized_);
+      require(quantized_->bytes >= count, "a tensor is too small");
+    }
+  }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const float>(x_);
+    auto* y = context.at<float>(y_);
+    const std::size_t size = gamma_.size();
+    const float* beta = beta_.empty() ? nullptr : beta_.data();
+    for_rows(context, rows_, size, [&](std::size_t r) {
+      k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
+      if (!quantized_) return;
+      auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
+      k_.quantize(y + r * size, size, scale_, zero_point_, q);
+    });
+  }
+
+ private:
+  Region x_, y_;
+  std::optional<Region> quantized_;
+  float scale_;
+  std::int32_t zero_point_;
+  std::size_t rows_;
+  std::vector<float> gamma_, beta_;
+  float epsilon_;
+  const Kernels& k_;
+};
+
+class Softmax final : public Step {
+ public:
+  Softmax(const Program& program, Region x, Region y, std::size_t rows, std::size_t size)
+      : x_(x), y_(y), rows_(rows), size_(size), softmax_(program.engine().kernels().softmax) {
+    program.check(x);
+    program.check(y);
+    const std::size_t bytes = times(times(rows, size), sizeof(float));
+    require(bytes > 0, "a tensor is empty");
+    require(x.bytes >= bytes && y.bytes >= bytes, "a tensor is too small");
+  }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const float>(x_);
+    auto* y = context.at<float>(y_);
+    for_rows(context, rows_, size_, [&](std::size_t r) {
+      std::memmove(y + r * size_, x + r * size_, size_ * sizeof(float));
+      softmax_(y + r * size_, size_, false);
+    });
+  }
+
+ private:
+  Region x_, y_;
+  std::size_t rows_, size_;
+  decltype(Kernels::softmax) softmax_;
+};
+
+// Checks that every index below `shape` lies in the view.
+void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape) {
+  program.check(view.region);
+  require(view.strides.size() == shape.size(), "a view has another rank");
+  std::size_t last = view.offset;
+  require(last < SIZE_MAX / 4, "a view lies outside its tensor");
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    require(shape[i] > 0, "a tensor is empty");
+    last += times(shape[i] - 1, view.strides[i]);
+    require(last < SIZE_MAX / 4, "a view lies outside its tensor");
+  }
+  require(last < view.region.bytes / sizeof(float), "a view lies outside its tensor");
+}
+
+class Permute final : public Step {
+ public:
+  Permute(const Program& program, const View& x, const View& y, std::vector<std::size_t> shape)
+      : x_(x), y_(y), shape_(std::move(shape)) {
+    require(!shape_.empty(), "a tensor is a scalar");
+    check_view(program, x, shape_);
+    check_view(program, y, shape_);
+    inner_ = shape_.back();
+    outer_ = 1;
+    for (std::size_t i = 0; i + 1 < shape_.size(); ++i) outer_ = times(outer_, shape_[i]);
+  }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const float>(x_.region) + x_.offset;
+    auto* y = context.at<float>(y_.region) + y_.offset;
+    const std::size_t x_step = x_.strides.back(), y_step = y_.strides.back();
+    for_rows(context, outer_, inner_, [&](std::size_t r) {
+      std::size_t from = 0, to = 0, rest = r;
+      for (std::size_t i = shape_.size() - 1; i-- > 0;) {
+        const std::size_t index = rest % shape_[i];
+        rest /= shape_[i];
+        from += index * x_.strides[i];
+        to += index * y_.strides[i];
+      }
+      if (x_step == 1 && y_step == 1) {
+        std::memcpy(y + to, x + from, inner_ * sizeof(float));
+      } else {
+        for (std::size_t i = 0; i < inner_; ++i) y[to + i * y_step] = x[from + i * x_step];
+      }
+    });
+  }
+
+ private:
+  View x_, y_;
+  std::vector<std::size_t> shape_;
+  std::size_t inner_, outer_;
+};
+
+class AttentionStep final : public Step {
+ public:
+  AttentionStep(const Program& program, const View& q, const View& k, const View& v,
+                const std::optional<View>& mask, const View& y, std::size_t batch,
+                std::size_t heads, std::size_t queries, std::size_t keys, std::size_t width,
+                std::size_t v_width, float scale, bool empty_is_zero)
+      : q_(q), k_(k), v_(v), y_(y), mask_(mask), batch_(batch), heads_(heads),
+        kernels_(program.engine().kernels()) {
+    check(program, q, queries, width);
+    check(program, k, keys, width);
+    check(program, v, keys, v_width);
+    check(program, y, queries, v_width);
+    if (mask) check(program, *mask, queries, keys);
+    a_.queries = queries;
+    a_.keys = keys;
+    a_.width = width;
+    a_.v_width = v_width;
+    a_.scale = scale;
+    a_.empty_is_zero = empty_is_zero;
+    a_.q_stride = q.strides[2];
+    a_.k_stride = k.strides[2];
+    a_.v_stride = v.strides[2];
+    a_.y_stride = y.strides[2];
+    a_.mask_stride = mask ? mask->strides[2] : 0;
+    times(times(queries, keys), times(width, v_width));
+  }
+
+  std::size_t scratch() const override { return times(attention_scratch(a_), sizeof(float)); }
+
+  void run(const Context& context) const override {
+    context.engine.pool().run(batch_ * heads_, [&](std::size_t job, std::size_t thread) {
+      const std::size_t b = job / heads_, h = job % heads_;
+      const auto at = [&](const View& view) {
+        return context.at<float>(view.region) + view.offset + b * view.strides[0] +
+               h * view.strides[1];
+      };
+      Attention a = a_;
+      a.q = at(q_);
+      a.k = at(k_);
+      a.v = at(v_);
+      a.y = at(y_);
+      a.mask = mask_ ? at(*mask_) : nullptr;
+      kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
+    });
+  }
+
+ private:
+  void check(const Program& program, const View& view, std::size_t rows, std::size_t columns) const {
+    require(view.strides.size() == 4 && view.strides[3] == 1, "a head's values are not adjacent");
+    check_view(program, view, {batch_, heads_, rows, columns});
+  }
+
+  View q_, k_, v_, y_;
+  std::optional<View> mask_;
+  std::size_t batch_, heads_;
+  Attention a_{};
+  const Kernels& kernels_;
 };
 
 }  // namespace
+
+Unary unary_of(const std::string& name) {
+  static const std::map<std::string, Unary> all = {
+      {"Clip", Unary::kClip},           {"Gelu", Unary::kGelu},
+      {"GeluTanh", Unary::kGeluTanh},   {"HardSigmoid", Unary::kHardSigmoid},
+      {"HardSwish", Unary::kHardSwish}, {"LeakyRelu", Unary::kLeakyRelu},
+      {"Relu", Unary::kRelu},           {"Sigmoid", Unary::kSigmoid},
+      {"Swish", Unary::kSwish},         {"Tanh", Unary::kTanh},
+  };
+  const auto found = all.find(name);
+  require(found != all.end(), "a function is unknown");
+  return found->second;
+}
 
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
                                          std::size_t rows, std::size_t k, std::size_t n,
@@ -116,8 +430,48 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
 }
 
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    const std::string& name, float alpha, float beta) {
-  return std::make_unique<Function>(program, x, y, size, name, alpha, beta);
+                                    Unary function, float alpha, float beta) {
+  return std::make_unique<Function>(program, x, y, size, function, alpha, beta);
+}
+
+std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
+                                         const RowParameters& parameters, std::size_t rows,
+                                         std::size_t size) {
+  return std::make_unique<QuantizeRows>(program, x, y, parameters, rows, size);
+}
+
+std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
+                                  Region y, bool product, std::size_t outer, std::size_t rows,
+                                  std::size_t columns) {
+  return std::make_unique<Binary>(program, a, b, y, product, outer, rows, columns);
+}
+
+std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
+                                      std::optional<Region> quantized, float scale,
+                                      std::int32_t zero_point, std::size_t rows,
+                                      std::vector<float> gamma, std::vector<float> beta,
+                                      float epsilon) {
+  return std::make_unique<LayerNorm>(program, x, y, quantized, scale, zero_point, rows,
+                                     std::move(gamma), std::move(beta), epsilon);
+}
+
+std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
+                                   std::size_t size) {
+  return std::make_unique<Softmax>(program, x, y, rows, size);
+}
+
+std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
+                                   std::vector<std::size_t> shape) {
+  return std::make_unique<Permute>(program, x, y, std::move(shape));
+}
+
+std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
+                                     const View& v, const std::optional<View>& mask,
+                                     const View& y, std::size_t batch, std::size_t heads,
+                                     std::size_t queries, std::size_t keys, std::size_t width,
+                                     std::size_t v_width, float scale, bool empty_is_zero) {
+  return std::make_unique<AttentionStep>(program, q, k, v, mask, y, batch, heads, queries, keys,
+                                         width, v_width, scale, empty_is_zero);
 }
 
 }  // namespace intact

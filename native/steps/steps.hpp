@@ -29,12 +29,28 @@ struct Tail {
   Sum sum{};
 };
 
+// Scale (float32) and zero point (int32) of each row of a matrix, or of each image.
+struct RowParameters {
+  Region scales, zero_points;
+};
+
+// What becomes of a float32 result before it leaves the cache, in this order.
+struct RealTail {
+  std::vector<float> shift;  // one per column, or none
+  std::optional<Unary> function;
+  float alpha = 0, beta = 0;
+  std::optional<Region> other;  // float32, added
+  bool quantized = false;       // to uint8 by `scale` and `zero_point`
+  float scale = 1;
+  std::int32_t zero_point = 0;
+};
+
 struct Output {
-  std::vector<std::int32_t> bias;  // one per column
+  std::vector<std::int32_t> bias;  // one per column; with `rows`, the sums of the weights
   std::vector<float> scale;        // one per column
-  bool real = false;               // float32 instead of uint8
-  std::vector<float> shift;        // float32 only: added last; may be empty
-  float low = 0, high = 0;         // uint8 only, as in Requantize
+  std::optional<RowParameters> rows;
+  std::optional<RealTail> real;  // float32 instead of uint8
+  float low = 0, high = 0;       // uint8 only, as in Requantize
   std::int32_t zero_point = 0;
 };
 
@@ -78,7 +94,43 @@ std::unique_ptr<Step> make_average_pool(const Program& program, Region x, Region
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
                                          std::size_t rows, std::size_t k, std::size_t n,
                                          std::vector<float> weights, std::vector<float> bias);
+Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    const std::string& name, float alpha, float beta);
+                                    Unary function, float alpha, float beta);
+// Each row (or image) of x[rows][size] by itself, as ONNX's DynamicQuantizeLinear.
+std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
+                                         const RowParameters& parameters, std::size_t rows,
+                                         std::size_t size);
+// y = a + b or a * b; each is [outer][rows][columns], with 0 for a stride that repeats.
+struct Operand {
+  Region region;
+  std::size_t outer_stride, row_stride, column_stride;  // columns: 0 or 1
+};
+std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
+                                  Region y, bool product, std::size_t outer, std::size_t rows,
+                                  std::size_t columns);
+// y, and where wanted its uint8, from x[rows][size].
+std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
+                                      std::optional<Region> quantized, float scale,
+                                      std::int32_t zero_point, std::size_t rows,
+                                      std::vector<float> gamma, std::vector<float> beta,
+                                      float epsilon);
+std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
+                                   std::size_t size);
+// A tensor of float32 as it lies in memory: `offset` and `strides` in values.
+struct View {
+  Region region;
+  std::size_t offset;
+  std::vector<std::size_t> strides;
+};
+// y[...] = x[...] for all indices below `shape`.
+std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
+                                   std::vector<std::size_t> shape);
+// q, k, v, y and mask: strides of batch, head and position.
+std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
+                                     const View& v, const std::optional<View>& mask,
+                                     const View& y, std::size_t batch, std::size_t heads,
+                                     std::size_t queries, std::size_t keys, std::size_t width,
+                                     std::size_t v_width, float scale, bool empty_is_zero);
 
 }  // namespace intact

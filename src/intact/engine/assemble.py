@@ -46,7 +46,10 @@ def assemble(
         engine, arena, [t.storage.bytes for t in inputs], [t.storage.bytes for t in outputs]
     )
     for instruction in program:
-        _add(result, instruction, weights)
+        try:
+            _add(result, instruction, weights)
+        except ValueError as error:
+            raise ValueError(f"{instruction.kind} '{instruction.label}': {error}") from None
     return result
 
 
@@ -59,22 +62,47 @@ def _place(tensor: Tensor) -> tuple[int, int, int]:
 def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
     arguments = dict(instruction.parameters)
     places = [_place(tensor) for tensor in instruction.inputs]
+    written = [_place(tensor) for tensor in instruction.outputs]
+    arguments["label"] = f"{instruction.kind} {instruction.label}"
+    arguments["y"] = written[0]
     match instruction.kind:
         case "add":
-            names = ["a", "b"]
+            arguments |= {"a": places[0], "b": places[1]}
+        case "binary":
+            arguments |= {"a": places[0], "b": places[1]}
         case "gate":
-            names = ["a", "gate"]
+            arguments |= {"a": places[0], "gate": places[1]}
+        case "convolution" | "depthwise":
+            arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
+            if arguments["addend"] is not None:
+                arguments["addend"] = (places[1], *arguments["addend"])
+        case "real_convolution":
+            rest = iter(places[1:])
+            arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
+            arguments["rows"] = (next(rest), next(rest)) if arguments["rows"] else None
+            arguments["other"] = next(rest) if arguments["other"] else None
+        case "quantize_rows":
+            arguments |= {"x": places[0], "parameters": (written[1], written[2])}
+        case "layer_norm":
+            arguments["x"] = places[0]
+            if arguments["quantized"] is not None:
+                arguments["quantized"] = (written[1], *arguments["quantized"])
+        case "permute":
+            for key, place in (("x", places[0]), ("y", written[0])):
+                arguments[key] = (place, *arguments.pop(f"{key}_view"))
+        case "attention":
+            for key, place in zip(("q", "k", "v", "mask"), (*places, None), strict=False):
+                arguments[key] = None if place is None else (place, *arguments.pop(f"{key}_view"))
+            arguments["y"] = (written[0], *arguments.pop("y_view"))
+            arguments["scale"] = arguments.pop("factor")
         case _:
-            names = ["x"]
-    if instruction.kind in ("convolution", "depthwise"):
-        name = arguments.pop("name")
-        if instruction.kind == "convolution":
-            arguments["weights"] = weights.packed(name, arguments["weights"])
-        else:
-            arguments["weights"] = arguments["weights"].reshape(-1)
-        if arguments["addend"] is not None:
-            arguments["addend"] = (places[1], *arguments["addend"])
-    arguments |= dict(zip(names, places, strict=False))
-    getattr(program, instruction.kind)(
-        label=f"{instruction.kind} {instruction.label}", y=_place(instruction.output), **arguments
-    )
+            arguments["x"] = places[0]
+    getattr(program, instruction.kind)(**arguments)
+
+
+def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:
+    """The weights as the step takes them: packed once for all programs."""
+    name = arguments.pop("name")
+    if instruction.kind == "depthwise":
+        return arguments["weights"].reshape(-1)
+    return weights.packed(name, arguments["weights"])

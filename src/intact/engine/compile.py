@@ -1,7 +1,7 @@
 """A quantized ONNX model as programs of the native engine, one for each set of input shapes."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,13 +14,19 @@ from intact.core.errors import RuntimeUnavailable
 from intact.core.native import native
 from intact.engine.assemble import Weights, assemble
 from intact.engine.fuse import fuse
-from intact.engine.lower import lower
+from intact.engine.lowering import lower
 from intact.engine.memory import place
-from intact.engine.values import Instruction, Storage, Tensor, Unsupported
+from intact.engine.prelude import find_prelude
+from intact.engine.values import Instruction, Opaque, Storage, Tensor, Unsupported
 
 __all__ = ["Executable", "Model"]
 
+_Shapes = tuple[tuple[int, ...], ...]
+
 _KEPT: Final = 16  # programs of different input shapes that are kept
+
+
+Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -28,77 +34,130 @@ class Executable:
     """The program for inputs of known shapes.
 
     instructions: what it does, for people. arena: bytes that it works in.
+    constants: arrays that it reads behind the inputs.
     """
 
     program: Any
     instructions: list[Instruction]
     outputs: list[Tensor]
     arena: int
+    constants: list[NDArray[np.float32]]
 
 
 class Model:
     """A model that the engine runs.
 
     threads: number of threads. isa: the instruction set, "" for the best that the CPU has.
+    open_session: opens the bytes of an ONNX model in the runtime that computes what comes before
+        the engine (see `prelude`); called only where there is such a part.
     Raises RuntimeUnavailable, naming the operator, if the engine cannot run it.
     """
 
-    def __init__(self, proto: onnx.ModelProto, threads: int, isa: str = "") -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        threads: int,
+        open_session: Callable[[bytes], Session],
+        isa: str = "",
+    ) -> None:
         if native is None:
             raise RuntimeUnavailable(
                 "intact's native engine is not built here; install intact where a C++20 compiler "
                 'is found, or use runtime="onnxruntime"'
             )
-        self._graph = ir.from_proto(proto).graph
         try:
             self.engine = native.Engine.create(threads, isa)
         except ValueError as error:
             raise RuntimeUnavailable(f"{error}; choose one of these with INTACT_ISA") from None
+        model = ir.from_proto(proto)
+        self._graph = model.graph
+        try:
+            self._prelude = find_prelude(model)
+        except Unsupported as error:
+            raise _refusal(error) from None
+        self._before = None
+        if self._prelude.model is not None:
+            self._before = open_session(ir.to_proto(self._prelude.model).SerializeToString())
         self._weights = Weights(self.engine)
-        self._programs: OrderedDict[tuple[tuple[int, ...], ...], Executable] = OrderedDict()
-        self._inputs = [value for value in self._graph.inputs]
-        self.input_names = [str(value.name) for value in self._inputs]
-        self.output_names = [str(value.name) for value in self._graph.outputs]
+        self._programs: OrderedDict[_Shapes, Executable] = OrderedDict()
+        self._floats = [v for v in self._graph.inputs if v.dtype == ir.DataType.FLOAT]
 
-    def executable(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
+    def _arrays(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """What the program reads: the float inputs, and what is computed before it."""
+        arrays = [np.ascontiguousarray(feeds[str(v.name)], np.float32) for v in self._floats]
+        if self._before is not None:
+            arrays += [np.ascontiguousarray(array) for array in self._before(feeds)]
+        return arrays
+
+    def executable(self, feeds: Mapping[str, NDArray[Any]]) -> Executable:
         """The program for inputs of these shapes. Raises RuntimeUnavailable."""
-        found = self._programs.get(shapes)
+        return self._executable(feeds, self._arrays(feeds))
+
+    def _executable(
+        self, feeds: Mapping[str, NDArray[Any]], arrays: list[NDArray[Any]]
+    ) -> Executable:
+        shapes = tuple(tuple(feeds[str(v.name)].shape) for v in self._graph.inputs)
+        key = (*shapes, *(array.shape for array in arrays))
+        found = self._programs.get(key)
         if found is None:
-            found = self._compile(shapes)
-            self._programs[shapes] = found
+            found = self._compile(shapes, arrays)
+            self._programs[key] = found
             if len(self._programs) > _KEPT:
                 self._programs.popitem(last=False)
         else:
-            self._programs.move_to_end(shapes)
+            self._programs.move_to_end(key)
         return found
 
-    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
-        inputs = {}
+    def _compile(
+        self, shapes: tuple[tuple[int, ...], ...], arrays: list[NDArray[Any]]
+    ) -> Executable:
+        names = [str(v.name) for v in self._floats] + list(self._prelude.outputs)
+        tensors = [
+            Tensor(Storage(array.nbytes, ("input", i)), array.shape, "float32")
+            for i, array in enumerate(arrays)
+        ]
+        given: dict[str, Tensor | Opaque] = dict(zip(names, tensors, strict=True))
+        for value, shape in zip(self._graph.inputs, shapes, strict=True):
+            given.setdefault(str(value.name), Opaque(shape))
         try:
-            for i, (value, shape) in enumerate(zip(self._inputs, shapes, strict=True)):
-                if value.dtype != ir.DataType.FLOAT:
-                    raise Unsupported(f"input '{value.name}' is not float32")
-                if 0 in shape:
-                    raise Unsupported(f"input '{value.name}' is empty")
-                storage = Storage(int(np.prod(shape)) * 4, ("input", i))
-                inputs[str(value.name)] = Tensor(storage, shape, "float32")
-            instructions, outputs = lower(self._graph, inputs)
-            instructions = fuse(instructions, outputs)
+            for name, array in zip(names, arrays, strict=True):
+                if array.size == 0:
+                    raise Unsupported(f"'{name}' is empty")
+                if array.dtype != np.float32:
+                    raise Unsupported(f"'{name}' is {array.dtype}")
+            state, outputs = lower(self._graph, given, self._prelude.nodes)
+            instructions = fuse(state.program, outputs)
             arena = place(instructions, outputs)
+            constants = [tensor for tensor, _ in state.constants]
             program = assemble(
-                instructions, self.engine, arena, list(inputs.values()), outputs, self._weights
+                instructions, self.engine, arena, tensors + constants, outputs, self._weights
             )
         except (Unsupported, ValueError) as error:
-            raise RuntimeUnavailable(
-                f"intact's native engine cannot run this model: {error}; use "
-                'runtime="onnxruntime"'
-            ) from None
-        return Executable(program, instructions, outputs, arena)
+            raise _refusal(error) from None
+        return Executable(
+            program, instructions, outputs, arena, [array for _, array in state.constants]
+        )
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for the inputs `feeds`."""
-        arrays = [np.ascontiguousarray(feeds[name]) for name in self.input_names]
-        found = self.executable(tuple(array.shape for array in arrays))
-        outputs = [np.empty(tensor.shape, tensor.dtype) for tensor in found.outputs]
-        found.program.run(arrays, outputs)
+        arrays = self._arrays(feeds)
+        found = self._executable(feeds, arrays)
+        outputs = [np.empty(tensor.shape, np.float32) for tensor in found.outputs]
+        found.program.run(arrays + found.constants, outputs)
         return outputs
+
+    def profile(
+        self, feeds: Mapping[str, NDArray[Any]], repetitions: int
+    ) -> list[tuple[str, float]]:
+        """Each operator of the program and the least seconds that it took, in order."""
+        arrays = self._arrays(feeds)
+        found = self._executable(feeds, arrays)
+        outputs = [np.empty(tensor.shape, np.float32) for tensor in found.outputs]
+        seconds = found.program.profile(arrays + found.constants, outputs, repetitions)
+        return list(zip(found.program.labels, seconds, strict=True))
+
+
+def _refusal(error: Exception) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        f'intact\'s native engine cannot run this model: {error}; use runtime="onnxruntime"'
+    )

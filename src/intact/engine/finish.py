@@ -3,21 +3,25 @@
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from intact.core.arithmetic import table
 from intact.core.qparams import QParams
+from intact.engine.state import State
 from intact.engine.values import (
+    Constant,
     Dequantized,
     Function,
     Gated,
-    Instruction,
     Joined,
     Maximum,
     Mean,
     Product,
     Quantization,
+    Scaled,
     Stored,
     Sum,
     Tensor,
@@ -29,185 +33,205 @@ from intact.engine.values import (
 __all__ = ["quantize", "realize"]
 
 
-def quantize(value: Value, to: Quantization, label: str, program: list[Instruction]) -> Tensor:
-    """The tensor of `value`'s integers; instructions are added to `program`."""
-    images = len(value.shape) > 2
+def quantize(value: Value, to: Quantization, images: bool, label: str, state: State) -> Tensor:
+    """The tensor of `value`'s integers.
+
+    images: whether values that are floats in memory get their channels last.
+    """
     match value:
         case Dequantized(tensor, quantization) if quantization == to:
             return tensor
         case Dequantized(tensor, quantization):
             y = new_tensor(tensor.shape, "uint8", tensor.images)
-            entries = _table(lambda x: x, quantization, to)
-            program.append(_copy(label, tensor, y, entries))
-            return y
-        case Stored(tensor):
-            return _quantize_stored(tensor, to, label, program)
-        case Product():
-            if value.shift is not None:
-                raise Unsupported(f"'{label}': a float bias before QuantizeLinear")
-            y = new_tensor(value.shape, "uint8", images)
-            program.append(_product(value, y, to))
-            return y
+            return _copy(state, label, tensor, y, _table(lambda x: x, quantization, to))
+        case Product() if value.integer:
+            return _integer_product(value, to, state)
+        case Product() if not value.images or images:
+            return _real_product(value, to, state)
         case Function(x=Dequantized(tensor, quantization)):
             y = new_tensor(tensor.shape, "uint8", tensor.images)
-            entries = _table(value.function, quantization, to)
-            program.append(_copy(value.label, tensor, y, entries))
-            return y
-        case Function(x=Stored()):
-            return _quantize_stored(realize(value, program), to, label, program)
+            return _copy(state, value.label, tensor, y, _table(value.function, quantization, to))
         case Sum(sum_label, a, b):
             y = new_tensor(value.shape, "uint8", a.tensor.images)
-            scales = (a.quantization.scale, b.quantization.scale, to.scale)
-            points = (a.quantization.zero_point, b.quantization.zero_point)
-            parameters = {
-                "size": y.size, "scales": tuple(map(float, scales)), "zero_points": points,
-                "clamp": to.clamp(value.low, value.high),
-            }  # fmt: skip
-            program.append(Instruction("add", sum_label, y, (a.tensor, b.tensor), parameters))
-            return y
+            scales = tuple(map(float, (a.quantization.scale, b.quantization.scale, to.scale)))
+            return state.add(
+                "add", sum_label, y, (a.tensor, b.tensor), size=y.size, scales=scales,
+                zero_points=(a.quantization.zero_point, b.quantization.zero_point),
+                clamp=to.clamp(value.low, value.high),
+            )  # fmt: skip
         case Gated(gate_label, a, gate):
-            y = new_tensor(value.shape, "uint8", images)
-            scale = a.quantization.scale * gate.quantization.scale / to.scale
-            parameters = {
-                "images": a.shape[0], "channels": a.shape[1],
-                "pixels": a.tensor.size // (a.shape[0] * a.shape[1]),
-                "zero_points": (a.quantization.zero_point, gate.quantization.zero_point),
-                "scale": float(scale), "clamp": to.clamp(),
-            }  # fmt: skip
-            program.append(Instruction("gate", gate_label, y, (a.tensor, gate.tensor), parameters))
-            return y
+            y = new_tensor(value.shape, "uint8", a.tensor.images)
+            return state.add(
+                "gate", gate_label, y, (a.tensor, gate.tensor), images=a.shape[0],
+                channels=a.shape[1], pixels=a.tensor.size // (a.shape[0] * a.shape[1]),
+                zero_points=(a.quantization.zero_point, gate.quantization.zero_point),
+                scale=float(a.quantization.scale * gate.quantization.scale / to.scale),
+                clamp=to.clamp(),
+            )  # fmt: skip
         case Mean():
-            y = new_tensor(value.shape, "uint8", images)
-            program.append(_mean(value, y, to))
-            return y
+            return _mean(value, to, state)
         case Maximum(pool_label, x, windows):
-            y = new_tensor(value.shape, "uint8", images)
+            y = new_tensor(value.shape, "uint8", True)
             entries = None if x.quantization == to else _table(lambda v: v, x.quantization, to)
-            parameters = {"windows": windows.sizes, "table": entries}
-            program.append(Instruction("max_pool", pool_label, y, (x.tensor,), parameters))
-            return y
+            return state.add(
+                "max_pool", pool_label, y, (x.tensor,), windows=windows.sizes, table=entries
+            )
         case Joined(join_label, parts):
-            y = new_tensor(value.shape, "uint8", images)
+            y = new_tensor(value.shape, "uint8", True)
             offset = 0
             for part in parts:
                 same = part.quantization == to
                 entries = None if same else _table(lambda v: v, part.quantization, to)
-                program.append(_copy(join_label, part.tensor, y, entries, offset))
+                _copy(state, join_label, part.tensor, y, entries, offset)
                 offset += part.shape[1]
             return y
-    raise Unsupported(f"'{label}': QuantizeLinear of {type(value).__name__}")
+    return _quantize_stored(realize(value, state), to, images, label, state)
 
 
-def realize(value: Value, program: list[Instruction]) -> Tensor:
-    """The tensor of `value` in float32; instructions are added to `program`."""
+def realize(value: Value | None, state: State) -> Stored:
+    """`value` in float32 in memory."""
     match value:
-        case Stored(tensor):
-            return tensor
+        case Stored():
+            return value
+        case Constant():
+            return state.constant(value.real)
         case Product():
-            if np.isfinite(value.low) or np.isfinite(value.high):
-                raise Unsupported(f"'{value.label}': an activation before a float output")
-            y = new_tensor(value.shape, "float32", len(value.shape) > 2)
-            program.append(_product(value, y, None))
-            return y
+            return Stored.of(_real_product(value, None, state))
         case Mean():
-            y = new_tensor(value.shape, "float32", len(value.shape) > 2)
-            program.append(_mean(value, y, None))
-            return y
-        case Function(label, Stored(tensor), op_type):
+            return Stored.of(_mean(value, None, state))
+        case Function(label, Stored() as x, op_type):
+            tensor = _as_it_lies(x, label, state)
             y = new_tensor(tensor.shape, "float32", tensor.images)
-            parameters = {
-                "size": y.size, "name": op_type, "alpha": value.alpha, "beta": value.beta
-            }  # fmt: skip
-            program.append(Instruction("function", label, y, (tensor,), parameters))
-            return y
+            function = (op_type, value.alpha, value.beta)
+            state.add("function", label, y, (tensor,), size=y.size, function=function)
+            return Stored.of(y)
+        case Scaled(x, factor):
+            tensor = _as_it_lies(x, "scale", state)
+            y = new_tensor(tensor.shape, "float32", tensor.images)
+            number = state.constant(np.full(1, factor, np.float32)).tensor
+            state.add(
+                "binary", "scale", y, (tensor, number), product=True, a_strides=(0, 0, 1),
+                b_strides=(0, 0, 0), sizes=(1, 1, y.size),
+            )  # fmt: skip
+            return Stored.of(y)
         case Dequantized(tensor, quantization):
-            y = new_tensor(tensor.shape, "float32")
-            images, channels, pixels = layout(tensor)
-            parameters = {
-                "images": images, "channels": channels, "pixels": pixels,
-                "scale": float(quantization.scale), "zero_point": quantization.zero_point,
-            }  # fmt: skip
-            program.append(Instruction("dequantize", "dequantize", y, (tensor,), parameters))
-            return y
-    raise Unsupported(f"{type(value).__name__} as floats")
+            return Stored.of(_dequantize(tensor, quantization, state))
+    raise Unsupported(f"{type(value).__name__.lower()} as floats")
 
 
-def layout(tensor: Tensor) -> tuple[int, int, int]:
-    """Images, channels and pixels: what the border between layouts has to exchange."""
-    if len(tensor.shape) <= 2:
-        return 1, 1, tensor.size
-    images, channels = tensor.shape[:2]
-    return images, channels, tensor.size // (images * channels)
+def _as_it_lies(x: Stored, label: str, state: State) -> Tensor:
+    """x where it lies, if that is in either order without gaps; else copied."""
+    as_images = Stored.of(Tensor(x.tensor.storage, x.shape, "float32", len(x.shape) > 2))
+    return state.images(x, label) if x.lies_as(as_images) else state.contiguous(x, label)
+
+
+def _dequantize(tensor: Tensor, quantization: Quantization, state: State) -> Tensor:
+    """In the order of the graph: [N, C, H, W]."""
+    y = new_tensor(tensor.shape, "float32")
+    images, channels = tensor.shape[:2] if tensor.images else (1, 1)
+    return state.add(
+        "dequantize", "output", y, (tensor,), images=images, channels=channels,
+        pixels=tensor.size // (images * channels), scale=float(quantization.scale),
+        zero_point=quantization.zero_point,
+    )  # fmt: skip
 
 
 def _quantize_stored(
-    tensor: Tensor, to: Quantization, label: str, program: list[Instruction]
+    x: Stored, to: Quantization, images: bool, label: str, state: State
 ) -> Tensor:
-    y = new_tensor(tensor.shape, "uint8", len(tensor.shape) > 2)
-    images, channels, pixels = (1, 1, tensor.size) if tensor.images else layout(tensor)
-    parameters = {
-        "images": images, "channels": channels, "pixels": pixels,
-        "scale": float(to.scale), "zero_point": to.zero_point,
-    }  # fmt: skip
-    program.append(Instruction("quantize", label, y, (tensor,), parameters))
-    return y
+    y = new_tensor(x.shape, "uint8", images)
+    wanted = Stored.of(Tensor(x.tensor.storage, x.shape, "float32", images))
+    if images and not x.lies_as(wanted):
+        tensor = state.contiguous(x, label)
+        outer, channels = x.shape[:2]
+    else:
+        tensor = state.images(x, label) if images else state.contiguous(x, label)
+        outer, channels = 1, 1
+    return state.add(
+        "quantize", label, y, (tensor,), images=outer, channels=channels,
+        pixels=y.size // (outer * channels), scale=float(to.scale), zero_point=to.zero_point,
+    )  # fmt: skip
 
 
-def _table(
-    function: object, x: Quantization, y: Quantization
-) -> NDArray[np.uint8]:
+def _table(function: Any, x: Quantization, y: Quantization) -> NDArray[np.uint8]:
     parameters = [
         QParams(np.asarray(q.scale), np.asarray(q.zero_point, np.int32), "uint8") for q in (x, y)
     ]
-    return np.asarray(table(function, *parameters), np.uint8)  # type: ignore[arg-type]
+    return np.asarray(table(function, *parameters), np.uint8)
 
 
 def _copy(
-    label: str, x: Tensor, y: Tensor, entries: NDArray[np.uint8] | None, offset: int = 0
-) -> Instruction:
+    state: State,
+    label: str,
+    x: Tensor,
+    y: Tensor,
+    entries: NDArray[np.uint8] | None,
+    offset: int = 0,
+) -> Tensor:
     """x, looked up, as the channels of y from `offset` on."""
     columns = x.shape[1] if x.images else x.size
     width = y.shape[1] if y.images else y.size
-    parameters = {
-        "rows": x.size // columns, "x_stride": columns, "x_offset": 0, "columns": columns,
-        "y_stride": width, "y_offset": offset, "table": entries,
-    }  # fmt: skip
-    return Instruction("copy", label, y, (x,), parameters)
+    return state.add(
+        "copy", label, y, (x,), rows=x.size // columns, x_stride=columns, x_offset=0,
+        columns=columns, y_stride=width, y_offset=offset, table=entries,
+    )  # fmt: skip
 
 
-def _product(value: Product, y: Tensor, to: Quantization | None) -> Instruction:
-    groups, depth, columns = value.weights.shape
-    channels = value.windows.channels
-    depthwise = groups == channels and columns == 1 and channels > 1 and to is not None
-    # The share of the zero point in each sum, which padding holds too.
+def _folded_bias(value: Product) -> NDArray[np.int32]:
+    """The bias with the zero point's share of each sum, which padding holds too."""
     weights = value.weights.astype(np.int64)
-    bias = value.bias - value.x_zero_point * weights.sum(axis=1).reshape(-1)
-    if np.abs(bias).max(initial=0) >= 2**31:
-        raise Unsupported(f"'{value.label}': a bias beyond int32")
-    # Sums are taken in int32; a bias is added to them there.
-    worst = np.abs(weights).sum(axis=1).reshape(-1) * 255 + np.abs(bias)
-    if worst.max(initial=0) >= 2**31:
+    sums = weights.sum(axis=1).reshape(-1)
+    # With zero points of their own, rows take their share away at run time.
+    bias = sums if value.rows else value.bias - value.x_zero_point * sums
+    most = np.abs(weights).sum(axis=1).reshape(-1) * 255
+    if (most + np.abs(bias)).max(initial=0) >= 2**31:
         raise Unsupported(f"'{value.label}': sums beyond int32")
-    scale = value.scale if to is None else (value.scale / to.scale).astype(np.float32)
-    parameters = {
-        "windows": value.windows.sizes, "x_zero_point": value.x_zero_point,
-        "weights": value.weights, "name": value.name, "bias": bias.astype(np.int32),
-        "scale": np.ascontiguousarray(scale, np.float32),
-        "clamp": None if to is None else to.clamp(value.low, value.high),
-        "table": None, "addend": None,
-    }  # fmt: skip
-    if depthwise:
-        parameters["weights"] = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
-        return Instruction("depthwise", value.label, y, (value.x,), parameters)
-    parameters["shift"] = value.shift
-    return Instruction("convolution", value.label, y, (value.x,), parameters)
+    return bias.astype(np.int32)
 
 
-def _mean(value: Mean, y: Tensor, to: Quantization | None) -> Instruction:
-    parameters = {
-        "windows": value.windows.sizes, "x_zero_point": value.x.quantization.zero_point,
-        "x_scale": float(value.x.quantization.scale), "counts": value.counts.reshape(-1),
-        "y_scale": None if to is None else float(to.scale),
-        "clamp": None if to is None else to.clamp(),
+def _integer_product(value: Product, to: Quantization, state: State) -> Tensor:
+    groups, depth, columns = value.weights.shape
+    y = new_tensor(value.shape, "uint8", value.images)
+    shared = {
+        "windows": value.windows.sizes, "x_zero_point": value.x_zero_point, "name": value.name,
+        "bias": _folded_bias(value),
+        "scale": np.ascontiguousarray(value.scale / to.scale, np.float32),
+        "clamp": to.clamp(value.low, value.high), "table": None, "addend": None,
     }  # fmt: skip
-    return Instruction("average_pool", value.label, y, (value.x.tensor,), parameters)
+    if groups == value.windows.channels and columns == 1 and groups > 1:
+        weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
+        return state.add("depthwise", value.label, y, (value.x,), weights=weights, **shared)
+    return state.add("convolution", value.label, y, (value.x,), weights=value.weights, **shared)
+
+
+def _real_product(value: Product, to: Quantization | None, state: State) -> Tensor:
+    if value.clamps:
+        if value.function or value.other or value.shift is not None:
+            raise Unsupported(f"'{value.label}': a clamp before a float bias")
+        function: tuple[str, float, float] | None = ("Clip", value.low, value.high)
+    else:
+        function = value.function
+    y = new_tensor(value.shape, "float32" if to is None else "uint8", value.images)
+    inputs = [value.x]
+    if value.rows:
+        inputs += [value.rows.scales, value.rows.zero_points]
+    if value.other:
+        inputs.append(value.other)
+    shift = None if value.shift is None else np.ascontiguousarray(value.shift, np.float32)
+    return state.add(
+        "real_convolution", value.label, y, inputs, windows=value.windows.sizes,
+        x_zero_point=value.x_zero_point, name=value.name, bias=_folded_bias(value),
+        weights=value.weights, scale=np.ascontiguousarray(value.scale, np.float32),
+        rows=bool(value.rows), other=bool(value.other), shift=shift, function=function,
+        quantized=None if to is None else (float(to.scale), to.zero_point),
+    )  # fmt: skip
+
+
+def _mean(value: Mean, to: Quantization | None, state: State) -> Tensor:
+    y = new_tensor(value.shape, "float32" if to is None else "uint8", len(value.shape) > 2)
+    return state.add(
+        "average_pool", value.label, y, (value.x.tensor,), windows=value.windows.sizes,
+        x_zero_point=value.x.quantization.zero_point, x_scale=float(value.x.quantization.scale),
+        counts=value.counts.reshape(-1), y_scale=None if to is None else float(to.scale),
+        clamp=None if to is None else to.clamp(),
+    )  # fmt: skip

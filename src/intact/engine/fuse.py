@@ -1,10 +1,12 @@
 """Instructions merged where the second would only read again what the first just wrote.
 
-Rules, in order, until none applies:
+Rules, in order:
 
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
+3. Quantizing what a LayerNormalization wrote becomes its second output.
+4. An instruction of which nothing is read any more goes.
 """
 
 from intact.engine.values import Instruction, Storage, Tensor
@@ -16,12 +18,13 @@ _PRODUCTS = ("convolution", "depthwise")
 
 def fuse(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
     """The shorter program with the same results."""
-    program = _fuse_lookups(program, outputs)
-    return _fuse_sums(program, outputs)
+    for rule in (_fuse_lookups, _fuse_sums, _fuse_quantize, _drop_unread):
+        program = rule(program, outputs)
+    return program
 
 
 def _readers(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage, int]:
-    """How often each storage is read or written beyond its first write, outputs included."""
+    """How often each storage is read, as an output of the program too."""
     readers: dict[Storage, int] = {}
     for instruction in program:
         for tensor in instruction.inputs:
@@ -34,8 +37,13 @@ def _readers(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage,
 def _writers(program: list[Instruction]) -> dict[Storage, list[int]]:
     writers: dict[Storage, list[int]] = {}
     for i, instruction in enumerate(program):
-        writers.setdefault(instruction.output.storage, []).append(i)
+        for tensor in instruction.outputs:
+            writers.setdefault(tensor.storage, []).append(i)
     return writers
+
+
+def _without(program: list[Instruction], gone: set[int]) -> list[Instruction]:
+    return [instruction for i, instruction in enumerate(program) if i not in gone]
 
 
 def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
@@ -50,13 +58,13 @@ def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Ins
         if instruction.inputs[0].size != instruction.output.size:
             continue
         producer = program[writers[source][0]]
-        if producer.kind not in _PRODUCTS or producer.parameters["clamp"] is None:
+        if producer.kind not in _PRODUCTS:
             continue
         if producer.parameters["table"] is None and producer.parameters["addend"] is None:
             producer.parameters["table"] = instruction.parameters["table"]
-            producer.output = instruction.output
+            producer.outputs = instruction.outputs
             gone.add(i)
-    return [instruction for i, instruction in enumerate(program) if i not in gone]
+    return _without(program, gone)
 
 
 def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
@@ -71,12 +79,10 @@ def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instru
         if made[1] > made[0]:
             a, b, order = b, a, (1, 0)
         at, other = max(made), min(made)
-        if at < 0 or at == other or readers[a.storage] != 1 or at in gone:
+        if at < 0 or at == other or readers[a.storage] != 1 or len(writers[a.storage]) != 1:
             continue
         producer = program[at]
-        if producer.kind not in _PRODUCTS or producer.parameters["clamp"] is None:
-            continue
-        if producer.parameters["addend"] is not None or len(writers[a.storage]) != 1:
+        if producer.kind not in _PRODUCTS or producer.parameters["addend"] is not None:
             continue
         scales, points = (instruction.parameters[key] for key in ("scales", "zero_points"))
         producer.parameters["addend"] = (
@@ -85,7 +91,36 @@ def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instru
             instruction.parameters["clamp"],
         )
         producer.inputs = (*producer.inputs, b)
-        producer.output = instruction.output
+        producer.outputs = instruction.outputs
         gone.add(i)
         writers[instruction.output.storage] = [at]
-    return [instruction for i, instruction in enumerate(program) if i not in gone]
+    return _without(program, gone)
+
+
+def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    writers = _writers(program)
+    gone = set()
+    for i, instruction in enumerate(program):
+        if instruction.kind != "quantize" or instruction.parameters["channels"] != 1:
+            continue
+        source = writers.get(instruction.inputs[0].storage, [])
+        if len(source) != 1 or program[source[0]].kind != "layer_norm":
+            continue
+        producer = program[source[0]]
+        whole = instruction.inputs[0].size == producer.output.size
+        if whole and producer.parameters["quantized"] is None:
+            scale, point = (instruction.parameters[key] for key in ("scale", "zero_point"))
+            producer.parameters["quantized"] = (scale, point)
+            producer.outputs = (*producer.outputs, instruction.output)
+            gone.add(i)
+    return _without(program, gone)
+
+
+def _drop_unread(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    needed = {tensor.storage for tensor in outputs}
+    kept = []
+    for instruction in reversed(program):
+        if any(tensor.storage in needed for tensor in instruction.outputs):
+            needed.update(tensor.storage for tensor in instruction.inputs)
+            kept.append(instruction)
+    return kept[::-1]

@@ -18,7 +18,7 @@ def place(program: list[Instruction], outputs: list[Tensor]) -> int:
         tensor.storage.place = ("output", i)
     alive: dict[Storage, tuple[int, int]] = {}
     for i, instruction in enumerate(program):
-        for tensor in (instruction.output, *instruction.inputs):
+        for tensor in (*instruction.outputs, *instruction.inputs):
             if tensor.storage.place is None:
                 first, _ = alive.get(tensor.storage, (i, i))
                 alive[tensor.storage] = (first, i)

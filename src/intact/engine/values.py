@@ -23,8 +23,14 @@ __all__ = [
     "Joined",
     "Maximum",
     "Mean",
+    "NotANumber",
+    "Opaque",
+    "Probabilities",
     "Product",
     "Quantization",
+    "Rows",
+    "Scaled",
+    "Scores",
     "Storage",
     "Stored",
     "Sum",
@@ -32,6 +38,8 @@ __all__ = [
     "Unsupported",
     "Value",
     "Windows",
+    "new_tensor",
+    "row_major",
 ]
 
 
@@ -126,14 +134,19 @@ class Instruction:
     """One operator of the program.
 
     kind: the name of the native step. label: the graph's name of it.
-    output, inputs: what it writes and reads. parameters: the rest, as the step takes it.
+    outputs, inputs: what it writes and reads. parameters: the rest, as the step takes it.
     """
 
     kind: str
     label: str
-    output: Tensor
+    outputs: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     parameters: dict[str, Any]
+
+    @property
+    def output(self) -> Tensor:
+        """The first of what it writes."""
+        return self.outputs[0]
 
     def __str__(self) -> str:
         shown = {
@@ -143,7 +156,8 @@ class Instruction:
         }
         arguments = ", ".join(f"%{tensor.storage.number}" for tensor in self.inputs)
         details = ", ".join(f"{key}={value}" for key, value in shown.items())
-        return f"{self.output} = {self.kind}({arguments}; {details})  # {self.label}"
+        written = ", ".join(map(str, self.outputs))
+        return f"{written} = {self.kind}({arguments}; {details})  # {self.label}"
 
 
 class Value:
@@ -183,14 +197,47 @@ class Constant(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Stored(Value):
-    """float32 in memory."""
+class Opaque(Value):
+    """An input of which only the shape matters here."""
 
-    tensor: Tensor
+    known_shape: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
+        return self.known_shape
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in values, of a tensor whose last axis is adjacent."""
+    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+@dataclass(frozen=True, eq=False)
+class Stored(Value):
+    """float32 in memory, seen by any strides (in values) from `offset` on."""
+
+    tensor: Tensor
+    known_shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @staticmethod
+    def of(tensor: Tensor) -> "Stored":
+        """The tensor as it lies in memory."""
+        if not tensor.images:
+            return Stored(tensor, tensor.shape, row_major(tensor.shape))
+        n, c, *spatial = tensor.shape
+        outer, *inner, last = row_major((n, *spatial, c))
+        return Stored(tensor, tensor.shape, (outer, last, *inner))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.known_shape
+
+    def lies_as(self, other: "Stored") -> bool:
+        """Whether both have the same values at the same places from the beginning on."""
+        pairs = zip(self.shape, self.strides, other.strides, strict=True)
+        return self.offset == other.offset and all(n == 1 or a == b for n, a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +253,22 @@ class Dequantized(Value):
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """The scale and zero point, computed at run time, of each row or image of a tensor."""
+
+    scales: Tensor
+    zero_points: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Product(Value):
     """A convolution or matrix product of integers, whose sums nobody has finished yet.
 
-    weights: int8 [groups, K, N]. bias: int32 [columns] at scale `scale`. scale: [columns].
-    low, high: an activation that only clamps. shift: float32 [columns], added last.
+    weights: int8 [groups, K, N]. bias: int64 [columns] at scale `scale`. scale: [columns].
+    rows: for a dynamic product; `scale` is that of the weights alone then.
+    low, high: an activation that only clamps, before anything else.
+    shift, function, other: float32 [columns] added, a function (op type, alpha, beta) applied,
+        a tensor added, in this order.
     """
 
     label: str
@@ -222,13 +280,26 @@ class Product(Value):
     scale: NDArray[np.float32]
     out_shape: tuple[int, ...]
     name: str
+    images: bool
+    rows: Rows | None = None
     low: float = -inf
     high: float = inf
     shift: NDArray[np.float32] | None = None
+    function: tuple[str, float, float] | None = None
+    other: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.out_shape
+
+    @property
+    def integer(self) -> bool:
+        """Whether QuantizeLinear can finish the sums without a float in between."""
+        return self.rows is None and self.shift is None and not self.function and not self.other
+
+    @property
+    def clamps(self) -> bool:
+        return self.low > -inf or self.high < inf
 
     def clamped(self, low: float, high: float) -> "Product":
         return replace(self, low=max(self.low, low), high=min(self.high, high))
@@ -322,3 +393,56 @@ class Joined(Value):
         first, *rest = self.parts
         channels = first.shape[1] + sum(part.shape[1] for part in rest)
         return (first.shape[0], channels, *first.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Value):
+    """x times a number."""
+
+    x: Stored
+    factor: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(Value):
+    """q times k transposed times `factor`, plus a mask: [..., queries, keys] of each head.
+
+    q: [..., queries, width]; k: [..., keys, width]; adjacent in the last axis.
+    """
+
+    label: str
+    q: Stored
+    k: Stored
+    factor: float
+    mask: Stored | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.q.shape[:-1], self.k.shape[-2])
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities(Value):
+    """The softmax of scores over the keys. empty_is_zero: zeros instead of NaN without any key."""
+
+    scores: Scores
+    empty_is_zero: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.scores.shape
+
+
+@dataclass(frozen=True, eq=False)
+class NotANumber(Value):
+    """Where probabilities are NaN."""
+
+    of: Probabilities
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.of.shape

@@ -1,0 +1,99 @@
+#pragma once
+
+// Attention of one head in float32. Scores of a few queries at a time stay in the L1 cache.
+
+#include "../kernels.hpp"
+#include "real.hpp"
+
+namespace {
+
+// kRows x kVectors accumulators of float32: y = a b, b [depth][columns] with rows `b_stride` apart.
+template <class V, std::size_t kRows, std::size_t kVectors>
+void real_block(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
+                std::size_t depth, float* y, std::size_t y_stride) {
+  typename V::F acc[kRows][kVectors];
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = V::broadcast(0.0f);
+  }
+  for (std::size_t i = 0; i < depth; ++i) {
+    typename V::F row[kVectors];
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) row[v] = V::load(b + i * b_stride + v * V::kInts);
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const auto x = V::broadcast(a[r * a_stride + i]);
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = V::fma(x, row[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) V::store(y + r * y_stride + v * V::kInts, acc[r][v]);
+  }
+}
+
+// As real_block for `columns`, a multiple of V::kInts.
+template <class V, std::size_t kRows>
+void real_rows(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
+               std::size_t depth, std::size_t columns, float* y, std::size_t y_stride) {
+  constexpr std::size_t kVectors = V::kInts >= 16 ? 4 : 2;
+  std::size_t j = 0;
+  for (; j + kVectors * V::kInts <= columns; j += kVectors * V::kInts) {
+    real_block<V, kRows, kVectors>(a, a_stride, b + j, b_stride, depth, y + j, y_stride);
+  }
+  for (; j < columns; j += V::kInts) {
+    real_block<V, kRows, 1>(a, a_stride, b + j, b_stride, depth, y + j, y_stride);
+  }
+}
+
+constexpr std::size_t kQueries = 4;
+
+template <class V>
+void attention(const intact::Attention& a, float* scratch) {
+  const std::size_t keys = (a.keys + 15) / 16 * 16, v_width = (a.v_width + 15) / 16 * 16;
+  float* keys_t = scratch;                       // [width][keys]
+  float* values = keys_t + a.width * keys;       // [a.keys][v_width]
+  float* scores = values + a.keys * v_width;     // [kQueries][keys]
+  float* rows = scores + kQueries * keys;        // [kQueries][v_width]
+  for (std::size_t j = 0; j < keys; ++j) {
+    for (std::size_t i = 0; i < a.width; ++i) {
+      keys_t[i * keys + j] = j < a.keys ? a.k[j * a.k_stride + i] * a.scale : 0.0f;
+    }
+  }
+  for (std::size_t j = 0; j < a.keys; ++j) {
+    for (std::size_t i = 0; i < v_width; ++i) {
+      values[j * v_width + i] = i < a.v_width ? a.v[j * a.v_stride + i] : 0.0f;
+    }
+  }
+  for (std::size_t q = 0; q < a.queries; q += kQueries) {
+    const std::size_t n = a.queries - q < kQueries ? a.queries - q : kQueries;
+    const float* query = a.q + q * a.q_stride;
+    if (n == kQueries) {
+      real_rows<V, kQueries>(query, a.q_stride, keys_t, keys, a.width, keys, scores, keys);
+    } else {
+      for (std::size_t r = 0; r < n; ++r) {
+        real_rows<V, 1>(query + r * a.q_stride, 0, keys_t, keys, a.width, keys, scores + r * keys, keys);
+      }
+    }
+    for (std::size_t r = 0; r < n; ++r) {
+      float* row = scores + r * keys;
+      if (a.mask) add_real<V>(row, a.mask + (q + r) * a.mask_stride, row, a.keys);
+      softmax<V>(row, a.keys, a.empty_is_zero);
+    }
+    if (n == kQueries) {
+      real_rows<V, kQueries>(scores, keys, values, v_width, a.keys, v_width, rows, v_width);
+    } else {
+      for (std::size_t r = 0; r < n; ++r) {
+        real_rows<V, 1>(scores + r * keys, 0, values, v_width, a.keys, v_width, rows + r * v_width, v_width);
+      }
+    }
+    for (std::size_t r = 0; r < n; ++r) {
+      std::memcpy(a.y + (q + r) * a.y_stride, rows + r * v_width, a.v_width * sizeof(float));
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,216 @@
+#pragma once
+
+// float32: functions, sums, LayerNorm, softmax, and the way to uint8.
+
+#include <cstring>
+
+#include "../kernels.hpp"
+#include "pointwise.hpp"
+
+namespace {
+
+// e**x for x <= 88; 0 below -87. Relative error below 2e-7.
+// Source: Cephes, expf: x = n ln 2 + r, a polynomial of degree 5 in r, and 2**n.
+template <class V>
+typename V::F exp(typename V::F x) {
+  const auto lowest = V::broadcast(-87.0f);
+  const auto clamped = V::max(x, lowest);
+  const auto n = V::rounded(V::mul(clamped, V::broadcast(1.44269504f)));
+  auto r = V::fma(n, V::broadcast(-0.693359375f), clamped);
+  r = V::fma(n, V::broadcast(2.12194440e-4f), r);
+  auto p = V::broadcast(1.9875691500e-4f);
+  p = V::fma(p, r, V::broadcast(1.3981999507e-3f));
+  p = V::fma(p, r, V::broadcast(8.3334519073e-3f));
+  p = V::fma(p, r, V::broadcast(4.1665795894e-2f));
+  p = V::fma(p, r, V::broadcast(1.6666665459e-1f));
+  p = V::fma(p, r, V::broadcast(5.0000001201e-1f));
+  const auto y = V::add(V::fma(V::mul(p, r), r, r), V::broadcast(1.0f));
+  // Exactly zero where a smaller number would be denormal, and slow to go on with.
+  return V::select_less(x, lowest, V::broadcast(0.0f), V::scale_by_power(y, n));
+}
+
+template <class V>
+typename V::F sigmoid(typename V::F x) {
+  const auto one = V::broadcast(1.0f);
+  const auto e = exp<V>(V::min(V::sub(V::broadcast(0.0f), x), V::broadcast(87.0f)));
+  return V::div(one, V::add(one, e));
+}
+
+// Absolute error below 2e-7. Source: Abramowitz and Stegun, 7.1.26.
+template <class V>
+typename V::F erf(typename V::F x) {
+  const auto one = V::broadcast(1.0f);
+  const auto a = V::abs(x);
+  const auto t = V::div(one, V::fma(a, V::broadcast(0.3275911f), one));
+  auto p = V::broadcast(1.061405429f);
+  p = V::fma(p, t, V::broadcast(-1.453152027f));
+  p = V::fma(p, t, V::broadcast(1.421413741f));
+  p = V::fma(p, t, V::broadcast(-0.284496736f));
+  p = V::fma(p, t, V::broadcast(0.254829592f));
+  const auto e = exp<V>(V::sub(V::broadcast(0.0f), V::mul(a, a)));
+  return V::copysign(V::sub(one, V::mul(V::mul(p, t), e)), x);
+}
+
+template <class V>
+typename V::F tanh(typename V::F x) {
+  // 2 sigmoid(2 x) - 1 cancels around zero, where a polynomial serves. Source: Cephes, tanhf.
+  const auto s = V::mul(x, x);
+  auto p = V::broadcast(-5.70498872745e-3f);
+  p = V::fma(p, s, V::broadcast(2.06390887954e-2f));
+  p = V::fma(p, s, V::broadcast(-5.37397155531e-2f));
+  p = V::fma(p, s, V::broadcast(1.33314422036e-1f));
+  p = V::fma(p, s, V::broadcast(-3.33332819422e-1f));
+  const auto near = V::fma(V::mul(p, s), x, x);
+  const auto two = V::broadcast(2.0f);
+  const auto far = V::sub(V::mul(two, sigmoid<V>(V::mul(two, x))), V::broadcast(1.0f));
+  return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
+}
+
+template <class V>
+typename V::F apply(intact::Unary function, typename V::F x, float alpha, float beta) {
+  using intact::Unary;
+  const auto zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
+  switch (function) {
+    case Unary::kClip: return V::min(V::max(x, V::broadcast(alpha)), V::broadcast(beta));
+    case Unary::kGelu: {
+      const auto e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
+      return V::mul(V::mul(half, x), V::add(one, e));
+    }
+    case Unary::kGeluTanh: {
+      const auto cube = V::mul(V::mul(x, x), x);
+      const auto inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
+      return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
+    }
+    case Unary::kHardSigmoid:
+      return V::min(V::max(V::fma(x, V::broadcast(alpha), V::broadcast(beta)), zero), one);
+    case Unary::kHardSwish: {
+      const auto gate = V::fma(x, V::broadcast(1.0f / 6), half);
+      return V::mul(x, V::min(V::max(gate, zero), one));
+    }
+    case Unary::kLeakyRelu:
+      return V::add(V::max(x, zero), V::mul(V::min(x, zero), V::broadcast(alpha)));
+    case Unary::kRelu: return V::max(x, zero);
+    case Unary::kSigmoid: return sigmoid<V>(x);
+    case Unary::kSwish: return V::mul(x, sigmoid<V>(x));
+    case Unary::kTanh: return tanh<V>(x);
+  }
+  return x;
+}
+
+template <class V>
+void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t size) {
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    V::store(y + i, apply<V>(function, V::load(y + i, n), alpha, beta), n);
+  }
+}
+
+template <class V>
+void add_real(const float* a, const float* b, float* y, std::size_t size) {
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    V::store(y + i, V::add(V::load(a + i, n), V::load(b + i, n)), n);
+  }
+}
+
+template <class V>
+void mul_real(const float* a, const float* b, float* y, std::size_t size) {
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    V::store(y + i, V::mul(V::load(a + i, n), V::load(b + i, n)), n);
+  }
+}
+
+template <class V>
+void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+              std::uint8_t* y) {
+  const auto s = V::broadcast(scale), reciprocal = V::broadcast(1.0f / scale);
+  const auto low = V::broadcast(static_cast<float>(-zero_point));
+  const auto high = V::broadcast(static_cast<float>(255 - zero_point));
+  const auto point = V::broadcast(zero_point);
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    const auto steps = divide_round<V>(V::load(x + i, n), s, reciprocal, low, high);
+    V::store_u8(y + i, V::add(steps, point), n);
+  }
+}
+
+template <class V>
+void extremes(const float* x, std::size_t size, float* low, float* high) {
+  auto least = V::broadcast(x[0]), most = least;
+  std::size_t i = 0;
+  for (; i + V::kInts <= size; i += V::kInts) {
+    const auto v = V::load(x + i);
+    least = V::min(least, v);
+    most = V::max(most, v);
+  }
+  float l = V::least(least), m = V::greatest(most);
+  for (; i < size; ++i) {
+    l = x[i] < l ? x[i] : l;
+    m = x[i] > m ? x[i] : m;
+  }
+  *low = l;
+  *high = m;
+}
+
+template <class V>
+float total(const float* x, std::size_t size, float minus, bool square) {
+  auto sum = V::broadcast(0.0f);
+  std::size_t i = 0;
+  const auto m = V::broadcast(minus);
+  for (; i + V::kInts <= size; i += V::kInts) {
+    const auto v = V::sub(V::load(x + i), m);
+    sum = square ? V::fma(v, v, sum) : V::add(sum, v);
+  }
+  float result = V::sum(sum);
+  for (; i < size; ++i) {
+    const float v = x[i] - minus;
+    result += square ? v * v : v;
+  }
+  return result;
+}
+
+template <class V>
+void layer_norm(const float* x, std::size_t size, const float* gamma, const float* beta,
+                float epsilon, float* y) {
+  const float mean = total<V>(x, size, 0, false) / static_cast<float>(size);
+  const float variance = total<V>(x, size, mean, true) / static_cast<float>(size);
+  const auto m = V::broadcast(mean), factor = V::broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    auto v = V::mul(V::mul(V::sub(V::load(x + i, n), m), factor), V::load(gamma + i, n));
+    if (beta) v = V::add(v, V::load(beta + i, n));
+    V::store(y + i, v, n);
+  }
+}
+
+template <class V>
+void softmax(float* y, std::size_t size, bool empty_is_zero) {
+  float low, high;
+  extremes<V>(y, size, &low, &high);
+  if (high == -__builtin_inff()) {
+    for (std::size_t i = 0; i < size; ++i) y[i] = empty_is_zero ? 0.0f : __builtin_nanf("");
+    return;
+  }
+  const auto most = V::broadcast(high);
+  auto sum = V::broadcast(0.0f);
+  std::size_t i = 0;
+  for (; i + V::kInts <= size; i += V::kInts) {
+    const auto e = exp<V>(V::sub(V::load(y + i), most));
+    V::store(y + i, e);
+    sum = V::add(sum, e);
+  }
+  float all = V::sum(sum);
+  if (i < size) {
+    const std::size_t n = size - i;
+    V::store(y + i, exp<V>(V::sub(V::load(y + i, n), most)), n);
+    for (; i < size; ++i) all += y[i];
+  }
+  const auto factor = V::broadcast(1.0f / all);
+  for (i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    V::store(y + i, V::mul(V::load(y + i, n), factor), n);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,140 @@
+"""From the nodes of a quantized graph to instructions, for inputs of known shapes.
+
+Rules, in order:
+
+1. What depends on constants and shapes alone is computed here.
+2. DequantizeLinear, and every operator between it and QuantizeLinear, only describes a value.
+3. QuantizeLinear, and every operator that reads floats, finishes what it reads (see `finish`).
+4. A described float value that several operators read is finished where it is described, so that
+   it is computed once.
+
+An operator, attribute or layout that is not known raises Unsupported, which names it.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from intact.engine.finish import realize
+from intact.engine.lowering import attention, pointwise, pools, products, views
+from intact.engine.lowering.common import Lowering, attribute, fold
+from intact.engine.state import State
+from intact.engine.values import (
+    Constant,
+    Function,
+    Opaque,
+    Product,
+    Stored,
+    Tensor,
+    Unsupported,
+    Value,
+)
+
+__all__ = ["LOWERINGS", "lower"]
+
+LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
+    **products.LOWERINGS,
+    **pointwise.LOWERINGS,
+    **pools.LOWERINGS,
+    **views.LOWERINGS,
+    **attention.LOWERINGS,
+}
+
+
+def lower(
+    graph: ir.Graph, given: Mapping[str, Tensor | Opaque], left_out: Collection[ir.Node]
+) -> tuple[State, list[Tensor]]:
+    """The instructions that compute the graph's outputs, and the tensors of those.
+
+    given: tensors in memory before the program runs, and inputs that it does not read.
+    left_out: nodes that are computed before. Raises Unsupported.
+    """
+    state = State(sum(isinstance(value, Tensor) for value in given.values()))
+    values: dict[str, Value] = {
+        name: Stored.of(value) if isinstance(value, Tensor) else value
+        for name, value in given.items()
+    }
+    for name, initializer in graph.initializers.items():
+        if initializer.const_value is None:
+            raise Unsupported(f"'{name}' is an initializer without a value")
+        values[name] = Constant(initializer.const_value.numpy())
+    absent: dict[str, str] = {}
+    for node in graph:
+        if node not in left_out:
+            _lower_node(node, values, absent, state)
+    return state, _outputs(graph, values, absent, state)
+
+
+def _lower_node(
+    node: ir.Node, values: dict[str, Value], absent: dict[str, str], state: State
+) -> None:
+    """Adds the node's outputs to `values`, or to `absent` with a reason.
+
+    Constants that cannot be computed here, and what nodes that are left out compute for each
+    other, matter only if something else reads them.
+    """
+    names = [None if v is None else str(v.name) for v in node.inputs]
+    missing = [name for name in names if name is not None and name not in values]
+    if missing:
+        reason = absent.get(missing[0], f"'{missing[0]}' is not computed before '{node.name}'")
+        absent.update((str(output.name), reason) for output in node.outputs)
+        return
+    read = [None if name is None else values[name] for name in names]
+    if node.op_type == "Shape" and read[0] is not None:
+        results: list[Value] = [Constant(_shape(node, read[0]))]
+    elif node.op_type != "DequantizeLinear" and all(
+        value is None or (isinstance(value, Constant) and value.scale is None) for value in read
+    ):
+        try:
+            results = [Constant(array) for array in fold(node, read)]
+        except Unsupported as error:
+            absent.update((str(output.name), str(error)) for output in node.outputs)
+            return
+    else:
+        lowering = LOWERINGS.get((node.domain, node.op_type))
+        if lowering is None:
+            kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            raise Unsupported(f"operator '{node.name}' is a {kind}")
+        lowered = lowering(node, read, state)
+        results = lowered if isinstance(lowered, list) else [lowered]
+    for output, value in zip(node.outputs, results, strict=False):
+        if len(output.uses()) > 1 and _costs(value):
+            value = realize(value, state)
+        values[str(output.name)] = value
+
+
+def _costs(value: Value) -> bool:
+    """Whether finishing the value twice would compute it twice."""
+    match value:
+        case Product():
+            return not value.integer
+        case Function(x=Stored()):
+            return value.op_type != "Sigmoid"  # which only Swish reads twice
+    return False
+
+
+def _shape(node: ir.Node, value: Value) -> NDArray[np.int64]:
+    rank = len(value.shape)
+    start, end = (attribute(node, key, default) for key, default in (("start", 0), ("end", rank)))
+    return np.asarray(value.shape[slice(start, end)], np.int64)
+
+
+def _outputs(
+    graph: ir.Graph, values: dict[str, Value], absent: dict[str, str], state: State
+) -> list[Tensor]:
+    results: list[Tensor] = []
+    for output in graph.outputs:
+        name = str(output.name)
+        if name not in values:
+            raise Unsupported(absent.get(name, f"output '{name}' is not computed"))
+        stored = realize(values[name], state)
+        tensor = state.contiguous(stored, name)
+        if tensor.storage.place is not None or any(tensor.storage is r.storage for r in results):
+            copy = Tensor(type(tensor.storage)(tensor.size * 4), tensor.shape, "float32")
+            state.copy(stored, copy, Stored.of(copy).strides, 0, name)
+            tensor = copy
+        results.append(tensor)
+    return results

@@ -1,0 +1,293 @@
+"""Operators that work value by value."""
+
+from dataclasses import replace
+from functools import partial
+from math import inf, prod
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from intact.core.arithmetic import FUNCTIONS
+from intact.engine.finish import realize
+from intact.engine.lowering.common import Lowering, attribute, describe, known, table_of
+from intact.engine.state import State
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Function,
+    Gated,
+    NotANumber,
+    Probabilities,
+    Product,
+    Scaled,
+    Scores,
+    Stored,
+    Sum,
+    Tensor,
+    Unsupported,
+    Value,
+    new_tensor,
+)
+
+__all__ = ["LOWERINGS"]
+
+# float32 functions that the native part has.
+_REAL_FUNCTIONS: Final = frozenset(
+    {
+        "Clip", "Gelu", "GeluTanh", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid",
+        "Swish", "Tanh",
+    }
+)  # fmt: skip
+
+
+def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, op_type = read[0], node.op_type
+    arguments = {
+        key: float(found.value)
+        for key, found in node.attributes.items()
+        if key in ("alpha", "beta")
+    }
+    if op_type == "Gelu" and attribute(node, "approximate", "none") != "none":
+        op_type = "GeluTanh"
+    if op_type == "Clip":
+        low, high = (*read[1:], None, None)[:2]
+        arguments = {
+            "low": -inf if low is None else float(known(low, node).array.reshape(())),
+            "high": inf if high is None else float(known(high, node).array.reshape(())),
+        }
+    function = partial(FUNCTIONS[op_type], **arguments)
+    if isinstance(x, Dequantized):
+        return Function(str(node.name), x, op_type, function)
+    if isinstance(x, Function) and isinstance(x.x, Dequantized):
+        inner = x.function
+        return Function(str(node.name), x.x, "Composed", lambda v: function(inner(v)))
+    clamps = op_type in ("Relu", "Clip")
+    if clamps and (isinstance(x, Sum) or (isinstance(x, Product) and x.integer)):
+        return x.clamped(arguments.get("low", 0.0), arguments.get("high", inf))
+    if x is None or op_type not in _REAL_FUNCTIONS:
+        raise Unsupported(f"operator '{node.name}' is a {op_type} of floats")
+    alpha, beta = _ends(op_type, arguments)
+    if isinstance(x, Product) and not x.clamps and x.function is None and x.other is None:
+        return replace(x, function=(op_type, alpha, beta))
+    return Function(str(node.name), realize(x, state), op_type, function, alpha, beta)
+
+
+def _ends(op_type: str, arguments: dict[str, float]) -> tuple[float, float]:
+    """alpha and beta, as the native function takes them."""
+    if op_type == "Clip":
+        return arguments["low"], arguments["high"]
+    defaults = {"HardSigmoid": (0.2, 0.5), "LeakyRelu": (0.01, 0.0)}.get(op_type, (0.0, 0.0))
+    return arguments.get("alpha", defaults[0]), arguments.get("beta", defaults[1])
+
+
+def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    a, b = read
+    if isinstance(a, Dequantized) and isinstance(b, Dequantized):
+        if a.shape == b.shape and a.tensor.images == b.tensor.images:
+            return Sum(str(node.name), a, b)
+        raise Unsupported(f"operator '{node.name}' adds {describe(a)} and {describe(b)}")
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Scores):
+            return _masked(node, x, y, state)
+        if isinstance(x, Product) and not x.clamps and not x.function and not x.other:
+            if isinstance(y, Constant) and x.shift is None and _is_row(x, y):
+                shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
+                return replace(x, shift=shift)
+            if isinstance(y, Stored) and x.shape == y.shape:
+                tensor = state.images(y, x.label) if x.images else state.contiguous(y, x.label)
+                return replace(x, other=tensor)
+    return Stored.of(_binary(node, a, b, False, state))
+
+
+def _is_row(x: Product, y: Constant) -> bool:
+    """Whether y is one number for each column of x."""
+    axis = 1 if x.images else len(x.shape) - 1
+    wide = (1,) * (len(x.shape) - y.array.ndim) + y.array.shape
+    return len(wide) == len(x.shape) and all(
+        n == 1 or (i == axis and n == x.shape[axis]) for i, n in enumerate(wide)
+    )
+
+
+def _masked(node: ir.Node, scores: Scores, mask: Value | None, state: State) -> Value:
+    if scores.mask is not None or not isinstance(mask, (Stored, Constant)):
+        raise Unsupported(f"operator '{node.name}' adds {describe(mask)} to scores")
+    stored = realize(mask, state)
+    rank = len(scores.shape)
+    shape = (1,) * (rank - len(stored.shape)) + stored.shape
+    strides = (0,) * (rank - len(stored.shape)) + stored.strides
+    if shape[-1] != scores.shape[-1] or strides[-1] != 1:
+        raise Unsupported(f"operator '{node.name}' adds a mask that repeats along the keys")
+    if any(n not in (1, m) for n, m in zip(shape, scores.shape, strict=True)):
+        raise Unsupported(f"operator '{node.name}' adds a mask of another shape")
+    wide = tuple(0 if n == 1 else s for n, s in zip(shape[:-1], strides[:-1], strict=True))
+    view = Stored(stored.tensor, scores.shape, (*wide, 1), stored.offset)
+    return replace(scores, mask=view)
+
+
+def _mul(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    for a, b in (read, read[::-1]):
+        if isinstance(b, Function) and _same(a, b.x):
+            if isinstance(b.x, Dequantized):
+                inner = b.function
+                return Function(str(node.name), b.x, "Composed", lambda v, f=inner: v * f(v))  # type: ignore[misc]
+            if b.op_type == "Sigmoid":
+                return Function(str(node.name), b.x, "Swish", FUNCTIONS["Swish"])
+        if isinstance(b, Constant) and b.array.size == 1 and len(b.shape) <= len(a.shape if a else ()):
+            factor = float(b.real.reshape(()))
+            if isinstance(a, Scores) and a.mask is None:
+                return replace(a, factor=a.factor * factor)
+            if isinstance(a, (Stored, Product)):
+                return Scaled(realize(a, state), factor)
+        if (
+            isinstance(a, Dequantized)
+            and isinstance(b, Dequantized)
+            and len(a.shape) == len(b.shape) > 2
+            and a.shape[:2] == b.shape[:2]
+            and prod(b.shape[2:]) == 1
+            and a.tensor.images
+        ):
+            return Gated(str(node.name), a, b)
+    if any(isinstance(value, Dequantized) for value in read):
+        raise Unsupported(
+            f"operator '{node.name}' multiplies {describe(read[0])} and {describe(read[1])}"
+        )
+    return Stored.of(_binary(node, read[0], read[1], True, state))
+
+
+def _div(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    a, b = read
+    if isinstance(a, Scores) and a.mask is None and isinstance(b, Constant) and b.array.size == 1:
+        return replace(a, factor=a.factor / float(b.real.reshape(())))
+    raise Unsupported(f"operator '{node.name}' divides {describe(a)} by {describe(b)}")
+
+
+def _same(a: Value | None, b: Value) -> bool:
+    if isinstance(a, Dequantized) and isinstance(b, Dequantized):
+        return a.tensor is b.tensor
+    return (
+        isinstance(a, Stored)
+        and isinstance(b, Stored)
+        and a.tensor.storage is b.tensor.storage
+        and a.lies_as(b)
+    )
+
+
+def _binary(
+    node: ir.Node, a: Value | None, b: Value | None, product: bool, state: State
+) -> Tensor:
+    """a + b or a * b of floats, broadcasting as far as three strides say it."""
+    left, right = realize(a, state), realize(b, state)
+    shape = tuple(np.broadcast_shapes(left.shape, right.shape))
+    images = any(_lies_as_images(x) and x.shape == shape for x in (left, right))
+    y = new_tensor(shape, "float32", images)
+    order = [0, *range(2, len(shape)), 1] if images else list(range(len(shape)))
+    axes = [
+        (shape[i], *(_stride(x, shape, i) for x in (left, right))) for i in order if shape[i] > 1
+    ]
+    # Axes that both walk without a gap are one axis.
+    merged: list[tuple[int, int, int]] = []
+    for size, *strides in axes:
+        if merged and all(
+            outer == inner * size for outer, inner in zip(merged[-1][1:], strides, strict=True)
+        ):
+            merged[-1] = (merged[-1][0] * size, *strides)  # type: ignore[assignment]
+        else:
+            merged.append((size, *strides))  # type: ignore[arg-type]
+    merged = [(1, 0, 0)] * (3 - len(merged)) + merged
+    if len(merged) > 3 or any(stride > 1 for stride in merged[-1][1:]):
+        tensors = [state.contiguous(x, str(node.name)) for x in (left, right)]
+        if [t.storage for t in tensors] != [x.tensor.storage for x in (left, right)]:
+            return _binary(node, *map(Stored.of, tensors), product, state)  # type: ignore[misc]
+        raise Unsupported(f"operator '{node.name}' broadcasts {describe(a)} and {describe(b)}")
+    if left.offset or right.offset:
+        left, right = (Stored.of(state.contiguous(x, str(node.name))) for x in (left, right))
+        return _binary(node, left, right, product, state)
+    return state.add(
+        "binary", str(node.name), y, (left.tensor, right.tensor), product=product,
+        a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
+        sizes=tuple(m[0] for m in merged),
+    )  # fmt: skip
+
+
+def _stride(x: Stored, shape: tuple[int, ...], axis: int) -> int:
+    at = axis - (len(shape) - len(x.shape))
+    return 0 if at < 0 or x.shape[at] == 1 else x.strides[at]
+
+
+def _lies_as_images(x: Stored) -> bool:
+    return len(x.shape) > 2 and x.lies_as(
+        Stored.of(Tensor(x.tensor.storage, x.shape, "float32", True))
+    )
+
+
+def _layer_norm(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, gamma, beta = (*read, None)[:3]
+    stored = realize(x, state)
+    axis = attribute(node, "axis", -1)
+    weights = known(gamma, node).real.astype(np.float32).reshape(-1)
+    if axis % len(stored.shape) != len(stored.shape) - 1 or weights.size != stored.shape[-1]:
+        raise Unsupported(f"operator '{node.name}' normalizes other than the last axis")
+    tensor = state.contiguous(stored, str(node.name))
+    y = new_tensor(tensor.shape, "float32")
+    shift = None if beta is None else known(beta, node).real.astype(np.float32).reshape(-1)
+    return Stored.of(
+        state.add(
+            "layer_norm", str(node.name), y, (tensor,), rows=y.size // weights.size,
+            gamma=weights, beta=shift, epsilon=float(attribute(node, "epsilon", 1e-5)),
+            quantized=None,
+        )
+    )  # fmt: skip
+
+
+def _softmax(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x = read[0]
+    rank = 0 if x is None else len(x.shape)
+    if x is None or attribute(node, "axis", -1) % rank != rank - 1:
+        raise Unsupported(f"operator '{node.name}' is a softmax of other than the last axis")
+    if isinstance(x, Scores):
+        return Probabilities(x)
+    tensor = state.contiguous(realize(x, state), str(node.name))
+    y = new_tensor(tensor.shape, "float32")
+    size = tensor.shape[-1]
+    return Stored.of(
+        state.add("softmax", str(node.name), y, (tensor,), rows=y.size // size, size=size)
+    )
+
+
+def _is_nan(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    if not isinstance(read[0], Probabilities):
+        raise Unsupported(f"operator '{node.name}' looks for NaN in {describe(read[0])}")
+    return NotANumber(read[0])
+
+
+def _where(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    condition, yes, no = read
+    if (
+        isinstance(condition, NotANumber)
+        and condition.of is no
+        and isinstance(yes, Constant)
+        and not yes.array.any()
+        and isinstance(no, Probabilities)
+    ):
+        return replace(no, empty_is_zero=True)
+    raise Unsupported(f"operator '{node.name}' chooses by {describe(condition)}")
+
+
+LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
+    ("", "Add"): _add,
+    ("", "Div"): _div,
+    ("", "IsNaN"): _is_nan,
+    ("", "LayerNormalization"): _layer_norm,
+    ("", "Mul"): _mul,
+    ("", "Softmax"): _softmax,
+    ("", "Where"): _where,
+    **table_of(
+        (
+            "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu",
+            "Sigmoid", "Softplus", "Tanh",
+        ),
+        _unary,
+    ),
+}  # fmt: skip
+

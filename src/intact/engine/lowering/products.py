@@ -1,0 +1,295 @@
+"""Convolutions and matrix products, static and dynamic; QuantizeLinear and DequantizeLinear."""
+
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from intact.core.arithmetic.windows import ceil_extension
+from intact.engine.finish import quantize, realize
+from intact.engine.lowering.common import Lowering, attribute, known, quantization
+from intact.engine.state import State
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Function,
+    Mean,
+    Product,
+    Stored,
+    Unsupported,
+    Value,
+    Windows,
+    new_tensor,
+)
+
+__all__ = ["LOWERINGS", "spatial_of", "windows_of"]
+
+# Readers that want the channels of an image last.
+_IMAGE_READERS: Final = frozenset(
+    {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize"}
+)
+_ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
+
+
+def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, scale, point = (*read, None)[:3]
+    if x is None or isinstance(x, Constant):
+        raise Unsupported(f"operator '{node.name}' quantizes a constant")
+    to = quantization(node, scale, point)
+    return Dequantized(quantize(x, to, _wants_images(node, x), str(node.name), state), to)
+
+
+def _wants_images(node: ir.Node, x: Value) -> bool:
+    """Whether the integers are an image to their readers."""
+    readers = {
+        use.node.op_type
+        for dequantize in node.outputs[0].uses()
+        for use in (*dequantize.node.outputs[0].uses(), dequantize)
+    }
+    if readers & _ROW_READERS or len(x.shape) < 3:
+        return False
+    return bool(readers & _IMAGE_READERS) or len(x.shape) == 4
+
+
+def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, scale, point = (*read, None)[:3]
+    if isinstance(x, Constant):
+        scales = known(scale, node).array
+        points = None if point is None else known(point, node).array
+        axis = attribute(node, "axis", 1) % max(x.array.ndim, 1) if scales.ndim else None
+        if attribute(node, "block_size", 0):
+            raise Unsupported(f"operator '{node.name}' has scales of blocks")
+        if points is not None and points.shape != scales.shape:
+            raise Unsupported(f"operator '{node.name}' has scales and zero points of two shapes")
+        if scales.ndim > 1 or (scales.ndim and scales.size != x.array.shape[axis or 0]):
+            raise Unsupported(f"operator '{node.name}' has scales that do not fit its axis")
+        return Constant(x.array, scales, points, axis)
+    if not isinstance(x, Dequantized) or quantization(node, scale, point) != x.quantization:
+        raise Unsupported(f"operator '{node.name}' reads integers in a scale not theirs")
+    return x
+
+
+def _weights(
+    node: ir.Node, value: Value | None
+) -> tuple[NDArray[np.int8], NDArray[np.float32], int | None]:
+    """int8 weights around zero, their scale, and the axis that it belongs to."""
+    constant = known(value, node)
+    if constant.scale is None or constant.array.dtype not in (np.int8, np.uint8):
+        raise Unsupported(f"operator '{node.name}' has weights that are not 8-bit")
+    middle = 128 if constant.array.dtype == np.uint8 else 0
+    if constant.zero_point is not None and (constant.zero_point != middle).any():
+        raise Unsupported(f"operator '{node.name}' has weights that are not symmetric")
+    integers = (constant.array.astype(np.int16) - middle).astype(np.int8)
+    return integers, constant.scale, constant.axis
+
+
+def _columns(
+    node: ir.Node, scale: NDArray[np.float32], axis: int | None, wanted: int, count: int
+) -> NDArray[np.float32]:
+    """A scale per column from one per index of `axis`, which must be `wanted`."""
+    if scale.size > 1 and (axis != wanted or scale.size != count):
+        raise Unsupported(f"operator '{node.name}' has scales of another axis than its outputs")
+    return np.broadcast_to(scale.reshape(-1), (count,))
+
+
+def _bias(
+    node: ir.Node, value: Value | None, scale: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+    """The integer bias at `scale`, and the float bias, if that is what it is."""
+    nothing = np.zeros(scale.size, np.int64)
+    if value is None:
+        return nothing, None
+    constant = known(value, node)
+    if constant.array.size not in (1, scale.size):
+        raise Unsupported(f"operator '{node.name}' has a bias of another size than its output")
+    flat = constant.array.reshape(-1)
+    if constant.scale is None:
+        return nothing, np.broadcast_to(flat.astype(np.float32), scale.shape)
+    point = constant.zero_point
+    own = np.array_equal(np.broadcast_to(constant.scale.reshape(-1), scale.shape), scale)
+    if not own or (point is not None and point.any()):
+        raise Unsupported(f"operator '{node.name}' has a bias at a scale not its own")
+    return np.broadcast_to(flat.astype(np.int64), scale.shape), None
+
+
+def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> dict[str, Any]:
+    """Kernel, stride, dilation and padding in two dimensions; a single one is the width."""
+    n = len(kernel)
+    if n not in (1, 2) or len(spatial) != n:
+        raise Unsupported(f"operator '{node.name}' has {len(spatial)} spatial dimensions")
+    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", ""):
+        raise Unsupported(f"operator '{node.name}' pads automatically")
+    stride = tuple(attribute(node, "strides", (1,) * n))
+    dilation = tuple(attribute(node, "dilations", (1,) * n))
+    pads = tuple(attribute(node, "pads", (0,) * 2 * n))
+    if len(pads) == 2 * (n + 2):  # intact's functions pad explicitly: all axes, of which two not
+        pads = pads[2 : 2 + n] + pads[4 + n :]
+    if (len(stride), len(dilation), len(pads)) != (n, n, 2 * n):
+        raise Unsupported(f"operator '{node.name}' has attributes of another rank than its input")
+    if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0:
+        raise Unsupported(f"operator '{node.name}' has a kernel, stride or padding out of range")
+    ends = pads[n:]
+    if attribute(node, "ceil_mode", 0):
+        extension = ceil_extension(spatial, kernel, stride, pads, dilation)
+        ends = tuple(np.add(ends, extension).tolist())
+    out = [
+        (spatial[i] + pads[i] + ends[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1
+        for i in range(n)
+    ]
+    if min(out) < 1:
+        raise Unsupported(f"operator '{node.name}' has no output")
+    one, zero = (1,) * (2 - n), (0,) * (2 - n)
+    return {
+        "spatial": one + tuple(spatial), "out": one + tuple(out), "kernel": one + tuple(kernel),
+        "stride": one + stride, "dilation": one + dilation, "padding": zero + pads[:n],
+        "shape": tuple(out), "ends": zero + pads[n:],
+    }  # fmt: skip
+
+
+def windows_of(n: int, c: int, s: dict[str, Any]) -> Windows:
+    """The windows that `spatial_of` describes, over n images of c channels."""
+    return Windows(
+        n, *s["spatial"], c, *s["out"], s["kernel"], s["stride"], s["dilation"], s["padding"]
+    )
+
+
+def _packed(
+    node: ir.Node, weights: NDArray[np.int8], channels: int
+) -> tuple[NDArray[np.int8], tuple[int, ...]]:
+    """[M, C / group, *kernel] as [group, kernel * C / group, M / group], and the kernel."""
+    if weights.ndim < 3:
+        raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
+    m, per_group, *kernel = weights.shape
+    group = attribute(node, "group", 1)
+    if group < 1 or channels != per_group * group or m % group or not weights.size:
+        raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
+    shaped = weights.reshape(group, m // group, per_group, -1)
+    packed = np.ascontiguousarray(shaped.transpose(0, 3, 2, 1)).reshape(group, -1, m // group)
+    return packed, tuple(kernel)
+
+
+def _name(node: ir.Node, index: int) -> str:
+    value = node.inputs[index]
+    return "" if value is None else str(value.name)
+
+
+def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, w, bias = (*read, None)[:3]
+    if isinstance(x, (Stored, Function, Mean)) and len(x.shape) > 2 and prod(x.shape[2:]) == 1:
+        return _real_pointwise_conv(node, x, w, bias, state)
+    if not isinstance(x, Dequantized) or not x.tensor.images:
+        raise Unsupported(f"operator '{node.name}' convolves floats")
+    weights, scale, axis = _weights(node, w)
+    packed, kernel = _packed(node, weights, x.shape[1])
+    s = spatial_of(node, x.shape[2:], kernel)
+    step = x.quantization.scale * _columns(node, scale, axis, 0, weights.shape[0])
+    whole, shift = _bias(node, bias, step)
+    shape = (x.shape[0], weights.shape[0], *s["shape"])
+    return Product(
+        str(node.name), x.tensor, x.quantization.zero_point, windows_of(*x.shape[:2], s), packed,
+        whole, step, shape, _name(node, 1), True, shift=shift,
+    )  # fmt: skip
+
+
+def _real_pointwise_conv(
+    node: ir.Node, x: Value, w: Value | None, bias: Value | None, state: State
+) -> Value:
+    """A 1×1 convolution of one float per channel, as in squeeze-and-excite."""
+    weights = known(w, node).real.astype(np.float32)
+    m, c, *kernel = weights.shape
+    plain = prod(kernel) == 1 and attribute(node, "group", 1) == 1
+    if not plain or c != x.shape[1] or any(attribute(node, "pads", ())):
+        raise Unsupported(f"operator '{node.name}' convolves floats")
+    tensor = state.contiguous(realize(x, state), str(node.name))
+    y = new_tensor((x.shape[0], m, *x.shape[2:]), "float32", True)
+    flat = None if bias is None else known(bias, node).real.astype(np.float32).reshape(-1)
+    return Stored.of(
+        state.add(
+            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], k=c, n=m,
+            weights=np.ascontiguousarray(weights.reshape(m, c).T).reshape(-1), bias=flat,
+        )
+    )  # fmt: skip
+
+
+def _gemm(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, w, bias = (*read, None)[:3]
+    plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
+    if not plain or attribute(node, "transA", 0):
+        raise Unsupported(f"operator '{node.name}' scales or transposes its input")
+    return _matrix_product(node, x, w, bias, bool(attribute(node, "transB", 0)))
+
+
+def _matrix_product(
+    node: ir.Node, x: Value | None, w: Value | None, bias: Value | None, transposed: bool
+) -> Value:
+    """Of an activation and a weight, which is [N, K] where `transposed`."""
+    if not isinstance(x, Dequantized) or x.tensor.images:
+        raise Unsupported(f"operator '{node.name}' multiplies floats")
+    weights, scale, axis = _weights(node, w)
+    if weights.ndim != 2 or not weights.size:
+        raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
+    k, n = weights.shape[::-1] if transposed else weights.shape
+    if k != x.shape[-1]:
+        raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
+    matrix = np.ascontiguousarray(weights.T if transposed else weights)[None]
+    step = x.quantization.scale * _columns(node, scale, axis, 0 if transposed else 1, n)
+    whole, shift = _bias(node, bias, step)
+    rows = x.tensor.size // k
+    return Product(
+        str(node.name), x.tensor, x.quantization.zero_point, Windows(1, rows, 1, k, rows, 1),
+        matrix, whole, step, (*x.shape[:-1], n), _name(node, 1), False, shift=shift,
+    )  # fmt: skip
+
+
+def _dynamic_weights(
+    node: ir.Node, read: list[Value | None]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    weights, scale = known(read[1], node).array, known(read[2], node).array
+    if weights.dtype != np.int8 or scale.dtype != np.float32:
+        raise Unsupported(f"operator '{node.name}' has weights that are not int8")
+    return weights, scale.reshape(-1)
+
+
+def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    weights, scale = _dynamic_weights(node, read)
+    x = state.contiguous(realize(read[0], state), str(node.name))
+    if weights.ndim != 2 or weights.shape[0] != x.shape[-1] or not weights.size:
+        raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
+    k, n = weights.shape
+    rows = x.size // k
+    q, parameters = state.quantized_rows(x, rows, str(node.name))
+    return Product(
+        str(node.name), q, 0, Windows(rows, 1, 1, k, 1, 1), weights[None], np.zeros(n, np.int64),
+        _columns(node, scale, 0, 0, n), (*x.shape[:-1], n), _name(node, 1), False, parameters,
+    )  # fmt: skip
+
+
+def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    weights, scale = _dynamic_weights(node, read)
+    x = state.images(realize(read[0], state), str(node.name))
+    packed, kernel = _packed(node, weights, x.shape[1])
+    s = spatial_of(node, x.shape[2:], kernel)
+    m = weights.shape[0]
+    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
+    return Product(
+        str(node.name), q, 0, windows_of(*x.shape[:2], s), packed, np.zeros(m, np.int64),
+        _columns(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), _name(node, 1), True,
+        parameters,
+    )  # fmt: skip
+
+
+LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
+    ("", "Conv"): _conv,
+    ("", "DequantizeLinear"): _dequantize_linear,
+    ("", "Gemm"): _gemm,
+    ("", "QuantizeLinear"): _quantize_linear,
+    ("intact", "DynamicConv"): _dynamic_conv,
+    ("intact", "DynamicMatMul"): _dynamic_matmul,
+}
+
+
+def weight_product(node: ir.Node, x: Value | None, w: Value | None) -> Value:
+    """MatMul of an activation and a weight."""
+    return _matrix_product(node, x, w, None, False)

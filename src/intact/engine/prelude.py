@@ -1,0 +1,105 @@
+"""What happens before the engine: indices, masks and embeddings, which another runtime computes.
+
+Integer and boolean inputs of a model (token ids, attention masks) lead to a few lookups and
+comparisons, and from there to floats. Those nodes run in the fallback runtime, as a model of their
+own whose outputs are inputs of the engine's program.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import onnx_ir as ir
+
+from intact.engine.values import Unsupported
+
+__all__ = ["Prelude", "find_prelude"]
+
+# Where all that they read comes from the prelude, these belong to it too.
+_CHEAP: Final = frozenset(
+    {"Add", "Cast", "Div", "Expand", "Identity", "Mul", "Reshape", "Sub", "Unsqueeze", "Where"}
+)
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """nodes: that the engine leaves out. outputs: the floats that it reads of them.
+
+    model: computes `outputs` from the model's inputs; None if there is nothing to compute.
+    """
+
+    nodes: frozenset[ir.Node]
+    outputs: tuple[str, ...]
+    model: ir.Model | None
+
+
+def find_prelude(model: ir.Model) -> Prelude:
+    """The prelude of a model. Raises Unsupported if it needs what the engine computes."""
+    graph = model.graph
+    given = set(graph.inputs)
+    shapes = _shape_nodes(graph)
+    found: dict[ir.Node, None] = {}
+    ours: set[ir.Value] = set()
+    for node in graph:
+        if node in shapes:
+            continue
+        read = [
+            v for v in node.inputs
+            if v is not None and v.const_value is None and v.producer() not in shapes
+        ]  # fmt: skip
+        if not read or not all(v in ours or v in given for v in read):
+            continue
+        floats = all(v.dtype == ir.DataType.FLOAT for v in (*read, *node.outputs))
+        if not floats or (node.op_type in _CHEAP and all(v in ours for v in read)):
+            if node.op_type == "QuantizeLinear":
+                continue
+            found[node] = None
+            ours.update(node.outputs)
+    results = set(graph.outputs)
+    outputs = [
+        value for node in found for value in node.outputs
+        if value in results or any(u.node not in found and u.node not in shapes for u in value.uses())
+    ]  # fmt: skip
+    for value in outputs:
+        if value.dtype != ir.DataType.FLOAT or value in results:
+            raise Unsupported(f"'{value.name}' is not computed from floats")
+    extracted = _extract(model, outputs, set(found) | shapes) if outputs else None
+    return Prelude(frozenset(found), tuple(str(v.name) for v in outputs), extracted)
+
+
+def _shape_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that depend on shapes and constants alone."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        if node.op_type == "Shape" or all(
+            v is None or v.const_value is not None or v.producer() in found for v in node.inputs
+        ):
+            found.add(node)
+    return found
+
+
+def _extract(model: ir.Model, outputs: list[ir.Value], allowed: set[ir.Node]) -> ir.Model:
+    """A copy of the part of the model that computes `outputs`."""
+    needed: set[ir.Node] = set()
+    todo = [value.producer() for value in outputs]
+    while todo:
+        node = todo.pop()
+        if node is None or node in needed:
+            continue
+        if node not in allowed:
+            raise Unsupported(f"operator '{node.name}' is needed before the engine runs")
+        needed.add(node)
+        todo.extend(v.producer() for v in node.inputs if v is not None)
+    names = [str(value.name) for value in outputs]
+    nodes = [index for index, node in enumerate(model.graph) if node in needed]
+    copy = ir.from_proto(ir.to_proto(model))
+    kept = list(copy.graph)
+    produced = {str(v.name): v for node in kept for v in node.outputs}
+    del copy.graph.outputs[:]
+    copy.graph.outputs.extend(produced[name] for name in names)
+    chosen = {kept[i] for i in nodes}
+    copy.graph.remove([node for node in reversed(kept) if node not in chosen], safe=True)
+    used = {v for node in copy.graph for v in node.inputs if v is not None}
+    for name in [n for n, v in copy.graph.initializers.items() if v not in used]:
+        del copy.graph.initializers[name]
+    copy.functions.clear()
+    return copy

@@ -1,0 +1,109 @@
+"""What is collected while a graph is lowered, and how values get into memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intact.engine.values import (
+    Instruction,
+    Rows,
+    Storage,
+    Stored,
+    Tensor,
+    Unsupported,
+    new_tensor,
+    row_major,
+)
+
+__all__ = ["State", "reshaped"]
+
+
+@dataclass
+class State:
+    """The instructions so far.
+
+    constants: arrays that the program reads as inputs, behind those of the model.
+    inputs: the number of the model's inputs.
+    """
+
+    inputs: int
+    program: list[Instruction] = field(default_factory=list)
+    constants: list[tuple[Tensor, NDArray[np.float32]]] = field(default_factory=list)
+    _rows: dict[tuple[Storage, int], tuple[Tensor, Rows]] = field(default_factory=dict)
+
+    def add(
+        self, kind: str, label: str, output: Tensor, inputs: Sequence[Tensor], **parameters: Any
+    ) -> Tensor:
+        """Add an instruction; its output."""
+        self.program.append(Instruction(kind, label, (output,), tuple(inputs), parameters))
+        return output
+
+    def constant(self, array: NDArray[Any]) -> Stored:
+        """A constant in memory."""
+        tensor = new_tensor(array.shape, "float32")
+        tensor.storage.place = ("input", self.inputs + len(self.constants))
+        self.constants.append((tensor, np.ascontiguousarray(array, np.float32)))
+        return Stored.of(tensor)
+
+    def contiguous(self, x: Stored, label: str) -> Tensor:
+        """The values in the order of their indices, copied if they do not lie so."""
+        return self._arranged(x, new_tensor(x.shape, "float32"), label)
+
+    def images(self, x: Stored, label: str) -> Tensor:
+        """The values [N, C, H, W] with the channels last in memory, copied if they are not."""
+        return self._arranged(x, new_tensor(x.shape, "float32", len(x.shape) > 2), label)
+
+    def _arranged(self, x: Stored, wanted: Tensor, label: str) -> Tensor:
+        target = Stored.of(wanted)
+        if x.lies_as(target):
+            return Tensor(x.tensor.storage, wanted.shape, "float32", wanted.images)
+        self.copy(x, wanted, target.strides, 0, label)
+        return wanted
+
+    def copy(
+        self, x: Stored, y: Tensor, strides: tuple[int, ...], offset: int, label: str
+    ) -> None:
+        """Copy the values to a tensor in which they lie with other strides."""
+        axes = [i for i, n in enumerate(x.shape) if n > 1] or [len(x.shape) - 1]
+        # The axis that is adjacent at the target is walked last.
+        axes.sort(key=lambda i: -strides[i])
+        self.add(
+            "permute", label, y, (x.tensor,), shape=tuple(x.shape[i] for i in axes),
+            x_view=(x.offset, tuple(x.strides[i] for i in axes)),
+            y_view=(offset, tuple(strides[i] for i in axes)),
+        )  # fmt: skip
+
+    def quantized_rows(self, x: Tensor, rows: int, label: str) -> tuple[Tensor, Rows]:
+        """The integers of each of `rows` equal parts of x by itself; done once for all readers."""
+        key = (x.storage, rows)
+        if key not in self._rows:
+            y = new_tensor(x.shape, "uint8", x.images)
+            found = Rows(*(new_tensor((rows,), "float32") for _ in range(2)))
+            self.program.append(
+                Instruction(
+                    "quantize_rows", label, (y, found.scales, found.zero_points), (x,),
+                    {"rows": rows, "size": x.size // rows},
+                )
+            )  # fmt: skip
+            self._rows[key] = (y, found)
+        y, found = self._rows[key]
+        return Tensor(y.storage, x.shape, "uint8", x.images), found
+
+
+def reshaped(x: Stored, shape: tuple[int, ...]) -> Stored | None:
+    """The same values in another shape, or None if no strides say so."""
+    if prod(shape) != prod(x.shape):
+        raise Unsupported(f"a reshape of {x.shape} to {shape}")
+    # Strides in bytes of one-byte values are strides in values. Nothing is read.
+    nothing = np.lib.stride_tricks.as_strided(np.empty(1, np.int8), x.shape, x.strides)
+    try:
+        strides = nothing.reshape(shape, copy=False).strides
+    except ValueError:
+        return None
+    return Stored(x.tensor, shape, strides, x.offset)
+
+
