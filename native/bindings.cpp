@@ -96,7 +96,7 @@ Tail tail_of(const std::optional<Row<std::uint8_t>>& table, const std::optional<
 }
 
 // function, alpha, beta
-using Applied = std::tuple<std::string, float, float>;
+using AppliedName = std::tuple<std::string, float, float>;
 // scale, zero point
 using Scale = std::tuple<float, std::int32_t>;
 // scales, zero points
@@ -109,16 +109,20 @@ View view(const Strided& strided) {
   return {region(place), offset, strides};
 }
 
+Applied applied(const AppliedName& given) {
+  const auto& [name, alpha, beta] = given;
+  return {unary_of(name), alpha, beta};
+}
+
 RealTail real_tail_of(const std::optional<Row<float>>& shift,
-                      const std::optional<Applied>& function, const std::optional<Place>& other,
+                      const std::optional<AppliedName>& function,
+                      const std::optional<Place>& other,
+                      const std::optional<AppliedName>& after,
                       const std::optional<Scale>& quantized) {
   RealTail tail;
   tail.shift = vector(shift);
-  if (function) {
-    tail.function = unary_of(std::get<0>(*function));
-    tail.alpha = std::get<1>(*function);
-    tail.beta = std::get<2>(*function);
-  }
+  if (function) tail.function = applied(*function);
+  if (after) tail.after = applied(*after);
   if (other) tail.other = region(*other);
   if (quantized) {
     tail.quantized = true;
@@ -253,18 +257,39 @@ NB_MODULE(_native, m) {
                                   const Row<std::int32_t>& bias, const Row<float>& scale,
                                   const std::optional<RowPlaces>& rows,
                                   const std::optional<Row<float>>& shift,
-                                  const std::optional<Applied>& function,
+                                  const std::optional<AppliedName>& function,
                                   const std::optional<Place>& other,
+                                  const std::optional<AppliedName>& after,
                                   const std::optional<Scale>& quantized) {
         Output output = output_of(bias, scale, std::nullopt);
         if (rows) output.rows = rows_of(*rows);
-        output.real = real_tail_of(shift, function, other, quantized);
+        output.real = real_tail_of(shift, function, other, after, quantized);
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
                                std::move(weights), std::move(output), Tail{}), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("rows").none(),
          nb::arg("shift").none(), nb::arg("function").none(), nb::arg("other").none(),
-         nb::arg("quantized").none())
+         nb::arg("after").none(), nb::arg("quantized").none())
+      .def("real_depthwise", [](Program& p, const std::string& label, const Place& x,
+                                const Place& y, const WindowSizes& sizes,
+                                const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
+                                const Row<float>& scale, const RowPlaces& rows,
+                                const std::optional<Row<float>>& shift,
+                                const std::optional<AppliedName>& function,
+                                const std::optional<Place>& other,
+                                const std::optional<AppliedName>& after) {
+        Output output = output_of(bias, scale, std::nullopt);
+        output.rows = rows_of(rows);
+        output.real = real_tail_of(shift, function, other, after, std::nullopt);
+        p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
+                                  std::move(output)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
+         nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
+         nb::arg("function").none(), nb::arg("other").none(), nb::arg("after").none())
+      .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                           const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
+        p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("counts").none())
       .def("depthwise", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, std::int32_t x_zero_point,
                            const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
@@ -338,7 +363,7 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("k"), nb::arg("n"),
          nb::arg("weights"), nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                          std::size_t size, const Applied& function) {
+                          std::size_t size, const AppliedName& function) {
         const auto& [name, alpha, beta] = function;
         p.add(make_function(p, region(x), target(y), size, unary_of(name), alpha, beta), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("function"))

@@ -112,9 +112,17 @@ struct Kernels {
   // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
   void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
+  // The exact sums of the same without weights' sums taken away: sums[out_width][channels].
+  void (*depthwise_sums)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                         std::int32_t* sums, std::uint8_t* scratch);
+  // As dequantize_rows for sums[count][stride] of any width; y may be where the sums are. `d` has
+  // a whole vector for the last columns.
+  void (*dequantize_wide)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                          const DequantizeRows& d, float* y, std::size_t stride);
   // y = max(y, x), and y += x: rows of a pool.
   void (*maximum)(std::uint8_t* y, const std::uint8_t* x, std::size_t size);
   void (*accumulate)(std::int32_t* y, const std::uint8_t* x, std::size_t size);
+  void (*maximum_real)(float* y, const float* x, std::size_t size);
 
   // float32. Within 2e-7 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(Unary function, float alpha, float beta, float* y, std::size_t size);

@@ -36,6 +36,12 @@ struct Avx2Base {
     std::memcpy(copy, p, 4 * n);
     return load(copy);
   }
+  static I load(const std::int32_t* p, std::size_t n) {
+    if (n >= kInts) return load(p);
+    alignas(32) std::int32_t copy[kInts] = {};
+    std::memcpy(copy, p, 4 * n);
+    return load(copy);
+  }
   static void store(std::int32_t* p, I v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
   }

@@ -29,6 +29,9 @@ struct Avx512 {
   static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static void store(float* p, F v, std::size_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
   static F load(const float* p, std::size_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static I load(const std::int32_t* p, std::size_t n) {
+    return _mm512_maskz_loadu_epi32(first(n), p);
+  }
   static void store_bytes(void* p, B v) { _mm512_storeu_si512(p, v); }
   static void store_bytes(void* p, B v, std::size_t n) {
     if (n >= kBytes) {

@@ -4,6 +4,8 @@
 // 32 bits, so that `dot4` multiplies them by four rows of the kernel; interleaved once, a column
 // serves every output pixel whose window holds it.
 
+#include <cstring>
+
 #include "../kernels.hpp"
 
 namespace {
@@ -40,10 +42,21 @@ void interleave_columns(const intact::Depthwise& d, const std::uint8_t* x, std::
   }
 }
 
+// Sums in the order of channels, which is that of the lanes of 128 bits; see depthwise_order.
+template <class V>
+void store_sums(const typename V::I (&acc)[4], std::int32_t* y, std::size_t n) {
+  std::int32_t sums[4 * V::kInts];
+  for (std::size_t i = 0; i < 4; ++i) V::store(sums + i * V::kInts, acc[i]);
+  for (std::size_t c = 0; c < n; c += 4) {
+    const std::int32_t* from = sums + c % 16 / 4 * V::kInts + c / 16 * 4;
+    std::memcpy(y + c, from, (n - c < 4 ? n - c : 4) * sizeof(std::int32_t));
+  }
+}
+
 // kWidth and kGroups: known sizes keep the weights in registers; 0 takes those of `d`.
-template <class V, std::size_t kWidth, std::size_t kGroups>
+template <class V, std::size_t kWidth, std::size_t kGroups, bool kFinished>
 void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t n,
-                   std::size_t all_groups, const std::uint8_t* columns, std::uint8_t* y) {
+                   std::size_t all_groups, const std::uint8_t* columns, void* y) {
   const std::size_t width = kWidth ? kWidth : d.kernel_w;
   const std::size_t groups = kGroups ? kGroups : all_groups;
   const std::int8_t* weights = d.weights + channel * width * groups * 4;
@@ -52,8 +65,8 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t 
   typename V::I bias[4];
   typename V::F scale[4];
   for (std::size_t i = 0; i < 4; ++i) {
-    bias[i] = V::load(d.output.bias + channel + i * V::kInts);
-    scale[i] = V::load(d.output.scale + channel + i * V::kInts);
+    bias[i] = kFinished ? V::load(d.output.bias + channel + i * V::kInts) : V::zero();
+    scale[i] = kFinished ? V::load(d.output.scale + channel + i * V::kInts) : V::broadcast(0.0f);
   }
   const std::size_t step = groups * 4 * V::kBytes;
   for (std::size_t o = 0; o < d.out_width; ++o) {
@@ -67,29 +80,45 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t 
         }
       }
     }
+    if constexpr (!kFinished) {
+      store_sums<V>(acc, static_cast<std::int32_t*>(y) + o * d.channels + channel, n);
+      continue;
+    }
     for (std::size_t i = 0; i < 4; ++i) {
       const auto steps = V::mul(V::to_float(acc[i]), scale[i]);
       acc[i] = V::add(V::round(V::min(V::max(steps, low), high)), zero_point);
     }
-    V::store_bytes(y + o * d.channels + channel, V::pack(acc), n);
+    V::store_bytes(static_cast<std::uint8_t*>(y) + o * d.channels + channel, V::pack(acc), n);
+  }
+}
+
+template <class V, bool kFinished>
+void depthwise_channels(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                        std::size_t first, std::size_t last, void* y, std::uint8_t* scratch) {
+  const std::size_t groups = (d.kernel_h + 3) / 4;
+  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
+    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
+    interleave_columns<V>(d, x, top, channel, n, groups, scratch);
+    if (d.kernel_w == 3 && groups == 1) {
+      depthwise_row<V, 3, 1, kFinished>(d, channel, n, groups, scratch, y);
+    } else if (d.kernel_w == 5 && groups == 2) {
+      depthwise_row<V, 5, 2, kFinished>(d, channel, n, groups, scratch, y);
+    } else {
+      depthwise_row<V, 0, 0, kFinished>(d, channel, n, groups, scratch, y);
+    }
   }
 }
 
 template <class V>
 void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
-  const std::size_t groups = (d.kernel_h + 3) / 4;
-  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
-    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
-    interleave_columns<V>(d, x, top, channel, n, groups, scratch);
-    if (d.kernel_w == 3 && groups == 1) {
-      depthwise_row<V, 3, 1>(d, channel, n, groups, scratch, y);
-    } else if (d.kernel_w == 5 && groups == 2) {
-      depthwise_row<V, 5, 2>(d, channel, n, groups, scratch, y);
-    } else {
-      depthwise_row<V, 0, 0>(d, channel, n, groups, scratch, y);
-    }
-  }
+  depthwise_channels<V, true>(d, x, top, first, last, y, scratch);
+}
+
+template <class V>
+void depthwise_sums(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                    std::int32_t* sums, std::uint8_t* scratch) {
+  depthwise_channels<V, false>(d, x, top, 0, d.channels, sums, scratch);
 }
 
 }  // namespace

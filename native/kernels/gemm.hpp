@@ -91,7 +91,7 @@ void dequantize_rows(const std::int32_t* sums, std::size_t panel_columns, std::s
     const std::size_t n = columns - j < V::kInts ? columns - j : V::kInts;
     for (std::size_t i = 0; i < count; ++i) {
       const auto share = V::mul(weight_sums, V::broadcast(d.zero_points[i]));
-      const auto sum = V::sub(V::load(sums + i * panel_columns + j), share);
+      const auto sum = V::sub(V::load(sums + i * panel_columns + j, n), share);
       auto real = V::mul(V::to_float(sum), V::mul(V::broadcast(d.scales[i]), scale));
       if (d.shift) real = V::add(real, V::load(d.shift + j));
       V::store(y + i * stride + j, real, n);

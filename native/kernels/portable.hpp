@@ -31,6 +31,7 @@ struct Portable {
   static std::size_t most(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
   static I load(const std::int32_t* p) { return read<I>(p); }
+  static I load(const std::int32_t* p, std::size_t n) { return read<I>(p, 4 * most(n, kInts)); }
   static F load(const float* p) { return read<F>(p); }
   static F load(const float* p, std::size_t n) { return read<F>(p, 4 * most(n, kInts)); }
   static B load_bytes(const void* p) { return read<B>(p); }

@@ -114,6 +114,14 @@ void add_real(const float* a, const float* b, float* y, std::size_t size) {
 }
 
 template <class V>
+void maximum_real(float* y, const float* x, std::size_t size) {
+  for (std::size_t i = 0; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    V::store(y + i, V::max(V::load(y + i, n), V::load(x + i, n)), n);
+  }
+}
+
+template <class V>
 void mul_real(const float* a, const float* b, float* y, std::size_t size) {
   for (std::size_t i = 0; i < size; i += V::kInts) {
     const std::size_t n = size - i < V::kInts ? size - i : V::kInts;

@@ -30,6 +30,12 @@ void dequantize_rows_panel(const std::int32_t* sums, std::size_t count, std::siz
   dequantize_rows<V>(sums, kColumns, count, columns, d, y, stride);
 }
 
+template <class V>
+void dequantize_wide(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                     const intact::DequantizeRows& d, float* y, std::size_t stride) {
+  dequantize_rows<V>(sums, stride, count, columns, d, y, stride);
+}
+
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
   constexpr std::size_t columns = kVectors * V::kInts;
@@ -48,8 +54,11 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
+      .depthwise_sums = depthwise_sums<V>,
+      .dequantize_wide = dequantize_wide<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
+      .maximum_real = maximum_real<V>,
       .unary = unary<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,

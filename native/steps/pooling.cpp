@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "steps.hpp"
 
@@ -156,6 +157,62 @@ class AveragePool final : public Step {
   const Kernels& k_;
 };
 
+class RealPool final : public Step {
+ public:
+  // counts: none for the largest value.
+  RealPool(const Program& program, Region x, Region y, const Windows& w, std::vector<float> counts)
+      : x_(x), y_(y), w_(w), counts_(std::move(counts)), k_(program.engine().kernels()) {
+    w_.check();
+    program.check(x);
+    program.check(y);
+    require(x.bytes >= times(times(w_.in_pixels(), w_.channels), sizeof(float)) &&
+                y.bytes >= times(times(w_.out_pixels(), w_.channels), sizeof(float)),
+            "a pool's input or output is too small");
+    require(counts_.empty() || counts_.size() == w_.out_height * w_.out_width,
+            "a pool's counts do not fit its output");
+    const std::size_t lines = w_.images * w_.out_height;
+    parts_ = lines >= 4 ? 1 : std::clamp<std::size_t>(w_.channels / 64, 1, 8);
+  }
+
+  void run(const Context& context) const override {
+    const std::size_t channels = w_.channels;
+    context.engine.pool().run(w_.images * w_.out_height * parts_, [&](std::size_t job, std::size_t) {
+      const std::size_t line = job / parts_, part = job % parts_;
+      const std::size_t begin = part * channels / parts_;
+      const std::size_t n = (part + 1) * channels / parts_ - begin;
+      const std::size_t at = line / w_.out_height * w_.height * w_.width * channels + begin;
+      const float* image = context.at<const float>(x_) + at;
+      float* y = context.at<float>(y_) + line * w_.out_width * channels + begin;
+      const Reach rows(line % w_.out_height, w_.stride_h, w_.pad_top, w_.kernel_h, w_.dilation_h,
+                       w_.height);
+      for (std::size_t o = 0; o < w_.out_width; ++o, y += channels) {
+        const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
+        std::fill_n(y, n, counts_.empty() ? -std::numeric_limits<float>::infinity() : 0.0f);
+        for (std::size_t i = 0; i < rows.count * columns.count; ++i) {
+          const std::size_t row = rows.first + i / columns.count * w_.dilation_h;
+          const std::size_t column = columns.first + i % columns.count * w_.dilation_w;
+          const float* from = image + (row * w_.width + column) * channels;
+          if (counts_.empty()) {
+            k_.maximum_real(y, from, n);
+          } else {
+            k_.add_real(y, from, y, n);
+          }
+        }
+        if (counts_.empty()) continue;
+        const float count = counts_[line % w_.out_height * w_.out_width + o];
+        for (std::size_t c = 0; c < n; ++c) y[c] /= count;
+      }
+    });
+  }
+
+ private:
+  Region x_, y_;
+  Windows w_;
+  std::vector<float> counts_;
+  std::size_t parts_;
+  const Kernels& k_;
+};
+
 }  // namespace
 
 std::unique_ptr<Step> make_max_pool(const Program& program, Region x, Region y,
@@ -170,6 +227,11 @@ std::unique_ptr<Step> make_average_pool(const Program& program, Region x, Region
                                         float low, float high) {
   return std::make_unique<AveragePool>(program, x, y, windows, x_zero_point, x_scale,
                                        std::move(counts), y_scale, y_zero_point, low, high);
+}
+
+std::unique_ptr<Step> make_real_pool(const Program& program, Region x, Region y,
+                                     const Windows& windows, std::vector<float> counts) {
+  return std::make_unique<RealPool>(program, x, y, windows, std::move(counts));
 }
 
 }  // namespace intact

@@ -34,12 +34,17 @@ struct RowParameters {
   Region scales, zero_points;
 };
 
+struct Applied {
+  Unary function;
+  float alpha, beta;
+};
+
 // What becomes of a float32 result before it leaves the cache, in this order.
 struct RealTail {
   std::vector<float> shift;  // one per column, or none
-  std::optional<Unary> function;
-  float alpha = 0, beta = 0;
+  std::optional<Applied> function;
   std::optional<Region> other;  // float32, added
+  std::optional<Applied> after;
   bool quantized = false;       // to uint8 by `scale` and `zero_point`
   float scale = 1;
   std::int32_t zero_point = 0;
@@ -62,6 +67,10 @@ std::unique_ptr<Step> make_depthwise(const Program& program, Region x, Region y,
                                      const Windows& windows, std::uint8_t x_zero_point,
                                      const std::vector<std::int8_t>& weights, const Output& output,
                                      Tail tail);
+
+std::unique_ptr<Step> make_real_depthwise(const Program& program, Region x, Region y,
+                                          const Windows& windows,
+                                          const std::vector<std::int8_t>& weights, Output output);
 
 // float32 [images, channels, pixels] to uint8 [images, pixels, channels], and back.
 std::unique_ptr<Step> make_quantize(const Program& program, Region x, Region y, std::size_t images,
@@ -89,6 +98,10 @@ std::unique_ptr<Step> make_average_pool(const Program& program, Region x, Region
                                         float x_scale, std::vector<float> counts,
                                         std::optional<float> y_scale, std::int32_t y_zero_point,
                                         float low, float high);
+
+// float32, NHWC: the largest value, or the sum divided by `counts` [out_height * out_width].
+std::unique_ptr<Step> make_real_pool(const Program& program, Region x, Region y,
+                                     const Windows& windows, std::vector<float> counts);
 
 // float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n].
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,

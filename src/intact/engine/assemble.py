@@ -76,7 +76,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
             if arguments["addend"] is not None:
                 arguments["addend"] = (places[1], *arguments["addend"])
-        case "real_convolution":
+        case "real_convolution" | "real_depthwise":
             rest = iter(places[1:])
             arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
             arguments["rows"] = (next(rest), next(rest)) if arguments["rows"] else None
@@ -103,6 +103,6 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
 def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:
     """The weights as the step takes them: packed once for all programs."""
     name = arguments.pop("name")
-    if instruction.kind == "depthwise":
+    if instruction.kind.endswith("depthwise"):
         return arguments["weights"].reshape(-1)
     return weights.packed(name, arguments["weights"])

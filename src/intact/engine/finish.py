@@ -68,9 +68,9 @@ def quantize(value: Value, to: Quantization, images: bool, label: str, state: St
                 scale=float(a.quantization.scale * gate.quantization.scale / to.scale),
                 clamp=to.clamp(),
             )  # fmt: skip
-        case Mean():
-            return _mean(value, to, state)
-        case Maximum(pool_label, x, windows):
+        case Mean(x=Dequantized() as x):
+            return _mean(value, x, to, state)
+        case Maximum(pool_label, Dequantized() as x, windows):
             y = new_tensor(value.shape, "uint8", True)
             entries = None if x.quantization == to else _table(lambda v: v, x.quantization, to)
             return state.add(
@@ -97,8 +97,15 @@ def realize(value: Value | None, state: State) -> Stored:
             return state.constant(value.real)
         case Product():
             return Stored.of(_real_product(value, None, state))
-        case Mean():
-            return Stored.of(_mean(value, None, state))
+        case Mean(x=Dequantized() as x):
+            return Stored.of(_mean(value, x, None, state))
+        case Mean(x=Stored() as x) | Maximum(x=Stored() as x):
+            y = new_tensor(value.shape, "float32", len(value.shape) > 2)
+            counts = value.counts.reshape(-1) if isinstance(value, Mean) else None
+            tensor = state.images(x, value.label)
+            windows = value.windows.sizes
+            state.add("real_pool", value.label, y, (tensor,), windows=windows, counts=counts)
+            return Stored.of(y)
         case Function(label, Stored() as x, op_type):
             tensor = _as_it_lies(x, label, state)
             y = new_tensor(tensor.shape, "float32", tensor.images)
@@ -218,20 +225,27 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     if value.other:
         inputs.append(value.other)
     shift = None if value.shift is None else np.ascontiguousarray(value.shift, np.float32)
+    shared = {
+        "windows": value.windows.sizes, "name": value.name, "bias": _folded_bias(value),
+        "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
+        "other": bool(value.other), "shift": shift, "function": function, "after": value.after,
+    }  # fmt: skip
+    groups, depth, columns = value.weights.shape
+    if value.rows and to is None and groups == value.windows.channels > 1 and columns == 1:
+        weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
+        return state.add("real_depthwise", value.label, y, inputs, weights=weights, **shared)
     return state.add(
-        "real_convolution", value.label, y, inputs, windows=value.windows.sizes,
-        x_zero_point=value.x_zero_point, name=value.name, bias=_folded_bias(value),
-        weights=value.weights, scale=np.ascontiguousarray(value.scale, np.float32),
-        rows=bool(value.rows), other=bool(value.other), shift=shift, function=function,
-        quantized=None if to is None else (float(to.scale), to.zero_point),
+        "real_convolution", value.label, y, inputs, weights=value.weights,
+        x_zero_point=value.x_zero_point,
+        quantized=None if to is None else (float(to.scale), to.zero_point), **shared,
     )  # fmt: skip
 
 
-def _mean(value: Mean, to: Quantization | None, state: State) -> Tensor:
+def _mean(value: Mean, x: Dequantized, to: Quantization | None, state: State) -> Tensor:
     y = new_tensor(value.shape, "float32" if to is None else "uint8", len(value.shape) > 2)
     return state.add(
-        "average_pool", value.label, y, (value.x.tensor,), windows=value.windows.sizes,
-        x_zero_point=value.x.quantization.zero_point, x_scale=float(value.x.quantization.scale),
+        "average_pool", value.label, y, (x.tensor,), windows=value.windows.sizes,
+        x_zero_point=x.quantization.zero_point, x_scale=float(x.quantization.scale),
         counts=value.counts.reshape(-1), y_scale=None if to is None else float(to.scale),
         clamp=None if to is None else to.clamp(),
     )  # fmt: skip

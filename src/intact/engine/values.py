@@ -267,8 +267,8 @@ class Product(Value):
     weights: int8 [groups, K, N]. bias: int64 [columns] at scale `scale`. scale: [columns].
     rows: for a dynamic product; `scale` is that of the weights alone then.
     low, high: an activation that only clamps, before anything else.
-    shift, function, other: float32 [columns] added, a function (op type, alpha, beta) applied,
-        a tensor added, in this order.
+    shift, function, other, after: float32 [columns] added, a function (op type, alpha, beta)
+        applied, a tensor added, another function applied, in this order.
     """
 
     label: str
@@ -287,6 +287,7 @@ class Product(Value):
     shift: NDArray[np.float32] | None = None
     function: tuple[str, float, float] | None = None
     other: Tensor | None = None
+    after: tuple[str, float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -357,7 +358,7 @@ class Mean(Value):
     """The means of windows; `counts` is what each divides by."""
 
     label: str
-    x: Dequantized
+    x: Dequantized | Stored
     windows: Windows
     counts: NDArray[np.float32]
     out_shape: tuple[int, ...]
@@ -372,7 +373,7 @@ class Maximum(Value):
     """The largest values of windows."""
 
     label: str
-    x: Dequantized
+    x: Dequantized | Stored
     windows: Windows
     out_shape: tuple[int, ...]
 

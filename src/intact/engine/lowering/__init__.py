@@ -101,7 +101,7 @@ def _lower_node(
         lowered = lowering(node, read, state)
         results = lowered if isinstance(lowered, list) else [lowered]
     for output, value in zip(node.outputs, results, strict=False):
-        if len(output.uses()) > 1 and _costs(value):
+        if len(output.uses()) > 1 and _costs(value) and not _is_swish(value, output):
             value = realize(value, state)
         values[str(output.name)] = value
 
@@ -114,6 +114,18 @@ def _costs(value: Value) -> bool:
         case Function(x=Stored()):
             return value.op_type != "Sigmoid"  # which only Swish reads twice
     return False
+
+
+def _is_swish(value: Value, output: ir.Value) -> bool:
+    """Whether only a sigmoid and the product with it read a convolution that is not finished."""
+    if not isinstance(value, Product) or value.function or value.other or value.clamps:
+        return False
+    readers = [use.node for use in output.uses()]
+    if sorted(reader.op_type for reader in readers) != ["Mul", "Sigmoid"]:
+        return False
+    sigmoid, mul = sorted(readers, key=lambda reader: reader.op_type, reverse=True)
+    alone = len(sigmoid.outputs[0].uses()) == 1 and len(mul.inputs) == 2
+    return alone and set(mul.inputs) == {output, sigmoid.outputs[0]}
 
 
 def _shape(node: ir.Node, value: Value) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
 from intact.engine.lowering.products import spatial_of, windows_of
 from intact.engine.state import State
@@ -16,8 +17,10 @@ __all__ = ["LOWERINGS"]
 
 def _pool(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x = read[0]
-    if not isinstance(x, Dequantized) or not x.tensor.images:
-        raise Unsupported(f"operator '{node.name}' pools floats")
+    if x is None or (isinstance(x, Dequantized) and not x.tensor.images):
+        raise Unsupported(f"operator '{node.name}' pools what is no image")
+    if not isinstance(x, Dequantized):
+        x = realize(x, state)
     n, c, *spatial = x.shape
     whole = node.op_type.startswith("Global")
     kernel = tuple(spatial) if whole else tuple(attribute(node, "kernel_shape", ()))
@@ -47,7 +50,11 @@ def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:
 
 def _reduce_mean(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x, axes = (*read, None)[:2]
-    if not isinstance(x, Dequantized) or len(x.shape) != 4 or axes is None or not x.tensor.images:
+    if x is None or len(x.shape) != 4 or axes is None:
+        raise Unsupported(f"operator '{node.name}' reduces what is no image")
+    if not isinstance(x, Dequantized):
+        x = realize(x, state)
+    elif not x.tensor.images:
         raise Unsupported(f"operator '{node.name}' reduces what is no image")
     if sorted(a % 4 for a in known(axes, node).array.reshape(-1).tolist()) != [2, 3]:
         raise Unsupported(f"operator '{node.name}' reduces other axes than an image's")
