@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
+    QuantFormat,
     QuantType,
     quantize_dynamic,
     quantize_static,
@@ -39,9 +40,13 @@ def session(content: bytes, threads: int = 2) -> ort.InferenceSession:
 
 
 def static(
-    model: onnx.ModelProto, feeds: Iterable[Feeds], method: str = "MinMax", **extra: object
+    model: onnx.ModelProto,
+    feeds: Iterable[Feeds],
+    method: str = "MinMax",
+    qoperator: bool = False,
+    **extra: object,
 ) -> bytes:
-    """`quantize_static`: QDQ, uint8 activations, int8 weights per channel."""
+    """`quantize_static`: QDQ or QOperator, uint8 activations, int8 weights per channel."""
     with tempfile.TemporaryDirectory() as folder:
         source, clean, result = (str(Path(folder) / f"{n}.onnx") for n in ("a", "b", "c"))
         onnx.save(model, source)
@@ -49,6 +54,7 @@ def static(
         quantize_static(
             clean, result, _Reader(feeds), per_channel=True, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8, calibrate_method=getattr(CalibrationMethod, method),
+            quant_format=QuantFormat.QOperator if qoperator else QuantFormat.QDQ,
             **extra,
         )  # fmt: skip
         return Path(result).read_bytes()
@@ -61,3 +67,38 @@ def dynamic(model: onnx.ModelProto, per_channel: bool = True) -> bytes:
         onnx.save(model, source)
         quantize_dynamic(source, result, per_channel=per_channel, weight_type=QuantType.QInt8)
         return Path(result).read_bytes()
+
+
+def nncf(model: Path, feeds: list[Feeds], output: Path) -> None:
+    """NNCF's post-training quantization for OpenVINO, as its documentation recommends it."""
+    import nncf as library
+    import openvino as ov
+
+    graph = ov.Core().read_model(model)
+    shapes = {name: array.shape for name, array in feeds[0].items()}
+    graph.reshape({name: [-1, *shape[1:]] for name, shape in shapes.items()})
+    transformer = {"model_type": library.ModelType.TRANSFORMER} if "input_ids" in shapes else {}
+    quantized = library.quantize(
+        graph, library.Dataset(feeds), subset_size=len(feeds),
+        preset=library.QuantizationPreset.PERFORMANCE, **transformer,
+    )  # fmt: skip
+    ov.save_model(quantized, output, compress_to_fp16=False)
+
+
+def openvino(path: Path, threads: int, feeds: Feeds) -> Run:
+    """A runner of a model in OpenVINO, compiled for the shapes of `feeds`, tuned for latency."""
+    import openvino as ov
+
+    core = ov.Core()
+    graph = core.read_model(path)
+    graph.reshape({name: list(array.shape) for name, array in feeds.items()})
+    compiled = core.compile_model(
+        graph, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    )
+    request = compiled.create_infer_request()
+
+    def run(given: Feeds) -> list[NDArray[Any]]:
+        results = request.infer(given, share_inputs=True)
+        return [results[i] for i in range(len(compiled.outputs))]
+
+    return run

@@ -211,7 +211,11 @@ NB_MODULE(_native, m) {
         return std::make_shared<Engine>(threads, isa.c_str());
       }, nb::arg("threads"), nb::arg("isa"))
       .def_prop_ro("isa", [](const Engine& engine) { return std::string(engine.kernels().name); })
-      .def_prop_ro("threads", [](Engine& engine) { return engine.pool().threads(); });
+      .def_prop_ro("threads", [](Engine& engine) { return engine.pool().threads(); })
+      .def("peak", [](Engine& engine) {
+        nb::gil_scoped_release unlocked;
+        return engine.peak();
+      }, "Multiply-accumulates a second, in billions, on data in the first cache.");
 
   nb::class_<Packed>(m, "Packed")
       .def_static("pack", [](const Engine& engine, const Weights& weights) {

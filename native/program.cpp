@@ -31,6 +31,31 @@ void Engine::reserve_scratch(std::size_t bytes) {
   }
 }
 
+double Engine::peak() {
+  constexpr std::size_t kDepth = 256, kCalls = 4000, kRounds = 9;
+  using Clock = std::chrono::steady_clock;
+  const std::lock_guard lock(mutex_);
+  const Kernels& k = kernels_;
+  const std::size_t sums = k.rows * k.columns * sizeof(std::int32_t);
+  reserve_scratch(sums + kDepth * (k.rows + k.columns));
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t round = 0; round < kRounds; ++round) {
+    const auto start = Clock::now();
+    pool_.run(pool_.threads(), [&](std::size_t, std::size_t thread) {
+      k.begin();
+      std::uint8_t* memory = scratch(thread);
+      const std::uint8_t* a = memory + sums;
+      const auto* panel = reinterpret_cast<const std::int8_t*>(a + kDepth * k.rows);
+      for (std::size_t call = 0; call < kCalls; ++call) {
+        k.gemm(a, kDepth, k.rows, panel, kDepth, reinterpret_cast<std::int32_t*>(memory));
+      }
+    });
+    least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  const auto products = static_cast<double>(pool_.threads() * kCalls * kDepth * k.rows * k.columns);
+  return products / least / 1e9;
+}
+
 Program::Program(std::shared_ptr<Engine> engine, std::size_t arena_bytes,
                  std::vector<std::size_t> input_bytes, std::vector<std::size_t> output_bytes)
     : engine_(std::move(engine)), arena_bytes_(arena_bytes), input_bytes_(std::move(input_bytes)),

@@ -54,6 +54,8 @@ class Engine {
   std::uint8_t* arena(std::size_t bytes);
   std::uint8_t* scratch(std::size_t thread) const { return scratch_[thread].data(); }
   void reserve_scratch(std::size_t bytes);
+  // Multiply-accumulates a second, in billions, of all threads on data in their L1 caches.
+  double peak();
 
  private:
   const Kernels& kernels_;

@@ -21,9 +21,11 @@ void Windows::check() const {
                                  pad_left}) {
     require(size < kMost, "a size is too large");
   }
-  require((out_height - 1) * stride_h < height + pad_top + kernel_h * dilation_h &&
-              (out_width - 1) * stride_w < width + pad_left + kernel_w * dilation_w,
-          "a window lies outside its image");
+  // Where a window lies is a sum of three of these products; windows may lie in padding alone.
+  for (const std::size_t reach : {times(out_height, stride_h), times(out_width, stride_w),
+                                  times(kernel_h, dilation_h), times(kernel_w, dilation_w)}) {
+    require(reach < kMost, "a window lies too far away");
+  }
   times(in_pixels(), channels);
   times(out_pixels(), times(kernel_h, kernel_w));
 }

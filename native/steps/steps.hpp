@@ -18,7 +18,7 @@ struct Windows {
 
   std::size_t in_pixels() const { return times(times(images, height), width); }
   std::size_t out_pixels() const { return times(times(images, out_height), out_width); }
-  // Checks that sizes are positive, and that every window begins within the padded image.
+  // Checks that sizes are positive and that places can be computed.
   void check() const;
 };
 

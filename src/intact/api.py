@@ -25,6 +25,7 @@ from intact.evaluate.compare import compare as compare_models
 from intact.evaluate.inspect import inspect
 from intact.graph.prepare import prepare as prepare_graph
 from intact.run.model import FloatModel, QuantizedModel
+from intact.run.select import Runtime
 from intact.version import __version__
 
 __all__ = ["compare", "convert", "inspect", "load", "plan", "prepare", "quantize"]
@@ -55,6 +56,7 @@ def quantize(
     max_samples: int | None = None,
     plan: Plan | None = None,
     threads: int | None = None,
+    runtime: Runtime = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> QuantizedModel:
     """An int8 model from a trained float model.
@@ -76,6 +78,8 @@ def quantize(
     max_samples: use at most about this many samples of `calibration`.
     plan: carry out this plan instead of choosing one.
     threads: threads for calibration and for the result, None for all cores.
+    runtime: what runs the result: "native" is intact's own engine, "onnxruntime" that; "auto"
+        takes the engine where it can run the model.
     progress: called with the number of calibration samples done.
 
     Raises an IntactError that names the thing, the fault and the cure.
@@ -91,7 +95,7 @@ def quantize(
         found = prepared.adequacy(method)
         if found.unstable:
             warnings.warn(str(found), stacklevel=2)
-    return _convert(prepared, options, None, plan, target, threads)
+    return _convert(prepared, options, None, plan, target, threads, runtime)
 
 
 def prepare(
@@ -121,6 +125,7 @@ def convert(
     target: Target = "portable",
     plan: Plan | None = None,
     threads: int | None = None,
+    runtime: Runtime = "auto",
 ) -> QuantizedModel:
     """The int8 model of a prepared model; see `quantize` for arguments.
 
@@ -128,7 +133,7 @@ def convert(
         has observed. Raises CalibrationError if a static plan is wanted and nothing was observed.
     """
     options = Options(mode, method, activations, include, exclude, overrides or {})
-    return _convert(prepared, options, statistics, plan, target, threads)
+    return _convert(prepared, options, statistics, plan, target, threads, runtime)
 
 
 def plan(
@@ -174,11 +179,13 @@ def _convert(
     plan: Plan | None,
     target: Target,
     threads: int | None,
+    runtime: Runtime,
 ) -> QuantizedModel:
     if plan is None:
         plan = _plan(prepared, options, statistics)
     quantized = emit(prepared.graph, plan, target)
-    return QuantizedModel(_serialize(quantized, prepared.graph, prepared.signature), threads)
+    content = _serialize(quantized, prepared.graph, prepared.signature)
+    return QuantizedModel(content, threads, runtime)
 
 
 def _serialize(quantized: ir.Model, graph: ir.Model, signature: Signature) -> bytes:
@@ -197,12 +204,13 @@ def _serialize(quantized: ir.Model, graph: ir.Model, signature: Signature) -> by
     return content
 
 
-def load(path: str | Path, threads: int | None = None) -> QuantizedModel:
+def load(path: str | Path, threads: int | None = None, runtime: Runtime = "auto") -> QuantizedModel:
     """A quantized model from a file that `QuantizedModel.save` wrote, or any ONNX file.
 
-    Raises ModelFileError if it is not one. Nothing is ever unpickled.
+    runtime: see `quantize`. Raises ModelFileError if it is not one, and RuntimeUnavailable if the
+    runtime that is asked for cannot run it. Nothing is ever unpickled.
     """
-    return QuantizedModel.load(path, threads)
+    return QuantizedModel.load(path, threads, runtime)
 
 
 def compare(

@@ -16,9 +16,12 @@ import intact
 from intact.capture.onnx import capture
 from intact.capture.signature import Signature
 from intact.core.errors import InputError, IntactError, OutputPathError
+from intact.core.files import write_atomically
 from intact.core.ranges import METHODS
 from intact.data import ImageOptions, batches
 from intact.emit import TARGETS
+from intact.evaluate.profile import bench, profile, profile_table, program_text, trace
+from intact.run.select import RUNTIMES
 
 __all__ = ["main"]
 
@@ -102,8 +105,24 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    inspection = intact.inspect(intact.load(options.model, options.threads))
+    model = intact.load(options.model, options.threads, options.runtime)
+    if options.program:
+        print(program_text(model))
+        return 0
+    inspection = intact.inspect(model)
     _show(inspection.to_dict() if options.json else str(inspection))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    model = intact.load(options.model, options.threads, options.runtime)
+    print(bench(model, options.batch_size, options.repetitions))
+    if options.profile or options.trace:
+        steps = profile(model, options.batch_size, options.repetitions)
+        if options.profile:
+            print(profile_table(steps))
+        if options.trace:
+            write_atomically(Path(options.trace), trace(steps).encode())
     return 0
 
 
@@ -288,7 +307,31 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(command=_inspect)
     inspect.add_argument("model", help="int8 ONNX file")
     inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    inspect.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all)")
+    inspect.add_argument(
+        "--program", action="store_true", help="print the native engine's program instead"
+    )
+    _add_run_options(inspect)
+
+    bench_parser = commands.add_parser(
+        "bench", help="how fast a model runs, and where its time goes"
+    )
+    bench_parser.set_defaults(command=_bench)
+    bench_parser.add_argument("model", help="int8 ONNX file")
+    bench_parser.add_argument("--batch-size", type=_positive, default=1, metavar="N")
+    bench_parser.add_argument(
+        "--repetitions",
+        type=_positive,
+        default=50,
+        metavar="N",
+        help="timed runs (default: %(default)s)",
+    )
+    bench_parser.add_argument(
+        "--profile", action="store_true", help="print the time of each operator of the program"
+    )
+    bench_parser.add_argument(
+        "--trace", metavar="JSON", help="write the same for a viewer of Chrome's trace events"
+    )
+    _add_run_options(bench_parser)
 
     demo = commands.add_parser(
         "demo", help="train a small CNN on scikit-learn's digits, quantize it both ways, compare"
@@ -296,6 +339,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     demo.add_argument("-o", "--output", metavar="DIRECTORY", help="keep the three models there")
     return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all)")
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        help="native: intact's own engine; auto: that, where it runs the model "
+        "(default: %(default)s)",
+    )
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 import intact
 from intact.core.errors import InputError
+from intact.core.native import native
 from intact.evaluate.fidelity import Fidelity, agreement, cosine, sqnr_db
 from intact.evaluate.latency import interleaved, speedup
 from intact.evaluate.operators import operators
 from tests.calibrate.test_calibrate import IMAGES, cnn, text, tokens
 
 RNG = np.random.default_rng(0)
+NATIVE = pytest.mark.skipif(native is None, reason="the native part is not built")
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +59,33 @@ def test_fidelity_in_batches_is_fidelity_at_once() -> None:
 def test_every_model_runs_equally_often_and_in_turn() -> None:
     order: list[str] = []
     times = interleaved({n: lambda n=n: order.append(n) for n in "ab"}, 5)  # type: ignore[misc]
-    assert "".join(order).endswith("ab" * 5)
+    assert "".join(order).endswith("aabb" * 5)  # each time once to warm up, and once timed
     assert {name: len(t) for name, t in times.items()} == {"a": 5, "b": 5}
     assert speedup([4.0, 6.0, 8.0], [2.0, 2.0, 2.0]) == 3
 
 
 def test_what_runs_as_int8_is_read_from_the_runtime(models: dict[str, Any]) -> None:
-    ran = {name: {op.name: op.runs_as for op in operators(m)} for name, m in models.items()}
+    in_onnxruntime = {
+        name: intact.QuantizedModel(model.content, runtime="onnxruntime")
+        for name, model in models.items()
+    }
+    ran = {name: {op.name: op.runs_as for op in operators(m)} for name, m in in_onnxruntime.items()}
     assert ran["static"] == {"a": "QLinearConv", "y": "QGemm"}
     assert ran["dynamic"] == {"a": "ConvInteger", "y": "MatMulInteger"}
     assert ran["runtime"]["a"] in ("Conv", "FusedConv")
     assert ran["runtime"]["y"] in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+    assert "QLinearConv" in str(intact.inspect(in_onnxruntime["static"]))
+
+
+@NATIVE
+def test_what_runs_as_int8_is_read_from_the_native_program(models: dict[str, Any]) -> None:
+    ran = {
+        name: {op.name: (op.runs_as, op.integer) for op in operators(models[name])}
+        for name in ("static", "dynamic")
+    }
+    assert ran["static"] == {"a": ("convolution", True), "y": ("real_convolution", True)}
+    assert ran["dynamic"] == {"a": ("real_convolution", True), "y": ("real_convolution", True)}
+    assert "run as int8 in intact's engine" in str(intact.inspect(models["static"]))
 
 
 def test_work_is_counted(models: dict[str, Any]) -> None:
@@ -162,7 +180,7 @@ def test_inspection_names_every_operator(models: dict[str, Any]) -> None:
     assert rows["a"].scale is not None and rows["a"].zero_point is not None
     assert sum(row.macs_share for row in rows.values()) == pytest.approx(1)
     assert inspection.integer_share == pytest.approx(1)
-    assert "QLinearConv" in str(inspection)
+    assert inspection.runtime == models["static"].runtime
     json.dumps(inspection.to_dict())
     dynamic = intact.inspect(models["dynamic"])
     assert {row.scale for row in dynamic.rows} == {None}

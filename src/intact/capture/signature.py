@@ -11,7 +11,7 @@ A *tree* is JSON: `{"leaf": x}`, `{"tuple": [...]}`, `{"list": [...]}`, `{"dict"
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,9 @@ class Outputs(dict[str, Any]):
             raise AttributeError(f"no output '{name}'; there are {', '.join(self)}") from None
 
 
+_FREE_AXIS: Final = 32  # of an axis that varies, in examples
+
+
 @dataclass(frozen=True)
 class Signature:
     """How a model is called.
@@ -84,6 +87,18 @@ class Signature:
         )
         parameters = {spec.name: {"leaf": spec.name} for spec in inputs}
         return Signature(tuple(inputs), tuple(outputs), parameters, results)
+
+    def example(self) -> dict[str, Array]:
+        """Inputs of ones: the batch is one, every other axis that varies is 32."""
+        shapes = [spec.shape or () for spec in self.inputs]
+        batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], str)), None)
+        return {
+            spec.name: np.ones(
+                [d if isinstance(d, int) else 1 if d == batch else _FREE_AXIS for d in shape],
+                spec.dtype,
+            )
+            for spec, shape in zip(self.inputs, shapes, strict=True)
+        }
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """The ONNX inputs of the user's call; tensors and arrays are both accepted.

@@ -1,1 +1,1 @@
-"""The compiler of intact's own engine: a quantized ONNX file becomes a program of fused operators."""
+"""The compiler of intact's own engine: a quantized ONNX file becomes a program of operators."""

@@ -91,8 +91,9 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             for key, place in (("x", places[0]), ("y", written[0])):
                 arguments[key] = (place, *arguments.pop(f"{key}_view"))
         case "attention":
-            for key, place in zip(("q", "k", "v", "mask"), (*places, None), strict=False):
-                arguments[key] = None if place is None else (place, *arguments.pop(f"{key}_view"))
+            arguments["mask"] = None
+            for key, place in zip(("q", "k", "v", "mask"), places, strict=False):
+                arguments[key] = (place, *arguments.pop(f"{key}_view"))
             arguments["y"] = (written[0], *arguments.pop("y_view"))
             arguments["scale"] = arguments.pop("factor")
         case _:

@@ -1,4 +1,4 @@
-"""From described values to instructions: as the integers that QuantizeLinear asks for, or as floats.
+"""From described values to instructions: integers for QuantizeLinear, or floats.
 
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
@@ -143,9 +143,7 @@ def _dequantize(tensor: Tensor, quantization: Quantization, state: State) -> Ten
     )  # fmt: skip
 
 
-def _quantize_stored(
-    x: Stored, to: Quantization, images: bool, label: str, state: State
-) -> Tensor:
+def _quantize_stored(x: Stored, to: Quantization, images: bool, label: str, state: State) -> Tensor:
     y = new_tensor(x.shape, "uint8", images)
     wanted = Stored.of(Tensor(x.tensor.storage, x.shape, "float32", images))
     if images and not x.lies_as(wanted):
@@ -193,7 +191,7 @@ def _folded_bias(value: Product) -> NDArray[np.int32]:
     most = np.abs(weights).sum(axis=1).reshape(-1) * 255
     if (most + np.abs(bias)).max(initial=0) >= 2**31:
         raise Unsupported(f"'{value.label}': sums beyond int32")
-    return bias.astype(np.int32)
+    return np.asarray(bias, np.int32)
 
 
 def _integer_product(value: Product, to: Quantization, state: State) -> Tensor:

@@ -48,7 +48,8 @@ def find_prelude(model: ir.Model) -> Prelude:
         ]  # fmt: skip
         if not read or not all(v in ours or v in given for v in read):
             continue
-        floats = all(v.dtype == ir.DataType.FLOAT for v in (*read, *node.outputs))
+        # A type that the file leaves out is a float's, or the engine will not know the operator.
+        floats = all(v.dtype in (None, ir.DataType.FLOAT) for v in (*read, *node.outputs))
         if not floats or (node.op_type in _CHEAP and all(v in ours for v in read)):
             if node.op_type == "QuantizeLinear":
                 continue
@@ -57,7 +58,8 @@ def find_prelude(model: ir.Model) -> Prelude:
     results = set(graph.outputs)
     outputs = [
         value for node in found for value in node.outputs
-        if value in results or any(u.node not in found and u.node not in shapes for u in value.uses())
+        if value in results
+        or any(use.node not in found and use.node not in shapes for use in value.uses())
     ]  # fmt: skip
     for value in outputs:
         if value.dtype != ir.DataType.FLOAT or value in results:

@@ -16,7 +16,6 @@ from intact.engine.values import (
     Tensor,
     Unsupported,
     new_tensor,
-    row_major,
 )
 
 __all__ = ["State", "reshaped"]
@@ -64,9 +63,7 @@ class State:
         self.copy(x, wanted, target.strides, 0, label)
         return wanted
 
-    def copy(
-        self, x: Stored, y: Tensor, strides: tuple[int, ...], offset: int, label: str
-    ) -> None:
+    def copy(self, x: Stored, y: Tensor, strides: tuple[int, ...], offset: int, label: str) -> None:
         """Copy the values to a tensor in which they lie with other strides."""
         axes = [i for i, n in enumerate(x.shape) if n > 1] or [len(x.shape) - 1]
         # The axis that is adjacent at the target is walked last.
@@ -105,5 +102,3 @@ def reshaped(x: Stored, shape: tuple[int, ...]) -> Stored | None:
     except ValueError:
         return None
     return Stored(x.tensor, shape, strides, x.offset)
-
-

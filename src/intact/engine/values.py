@@ -92,7 +92,7 @@ def new_tensor(
 
 @dataclass(frozen=True)
 class Quantization:
-    """One scale and zero point, of uint8. An int8 tensor is held 128 higher, with its zero point."""
+    """One scale and zero point, of uint8. An int8 tensor is held 128 higher, as its zero point."""
 
     scale: np.float32
     zero_point: int

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from intact.evaluate.operators import operators
 from intact.run.model import QuantizedModel
 
 __all__ = ["Inspection", "OperatorRow", "inspect"]
+
+
+_RUNTIMES: Final = {"native": "intact's engine", "onnxruntime": "ONNX Runtime"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Inspection:
     size: int
     float_bytes: int
     target: str
+    runtime: str
 
     @property
     def integer_share(self) -> float:
@@ -62,6 +66,7 @@ class Inspection:
             "size": self.size,
             "float_bytes": self.float_bytes,
             "target": self.target,
+            "runtime": self.runtime,
             "integer_share": self.integer_share,
             "operators": [asdict(row) for row in self.rows],
         }
@@ -88,14 +93,15 @@ class Inspection:
             "",
             f"{counted or 'no decisions of intact'}; {size}"
             + (f"; target {self.target}" if self.target else ""),
-            f"{integer} of {len(weighted)} operators that multiply matrices run as int8 in ONNX "
-            f"Runtime, with {100 * self.integer_share:.1f} % of the multiply-accumulates",
+            f"{integer} of {len(weighted)} operators that multiply matrices run as int8 in "
+            f"{_RUNTIMES[self.runtime]}, with {100 * self.integer_share:.1f} % of the "
+            "multiply-accumulates",
         ]
         return "\n".join(lines)
 
 
 def inspect(model: QuantizedModel, example: Mapping[str, NDArray[Any]] | None = None) -> Inspection:
-    """What is in a quantized model, and what ONNX Runtime makes of it.
+    """What is in a quantized model, and what the runtime makes of it.
 
     example: inputs whose shapes the work is counted for (see `evaluate.operators`).
     """
@@ -132,7 +138,7 @@ def inspect(model: QuantizedModel, example: Mapping[str, NDArray[Any]] | None = 
                 op.macs / total if op else 0.0,
             )
         )
-    return Inspection(tuple(rows), model.size, model.float_bytes, model.target)
+    return Inspection(tuple(rows), model.size, model.float_bytes, model.target, model.runtime)
 
 
 def _parameters(

@@ -1,8 +1,9 @@
-"""What really runs as integers, read from the runtime's own optimized graph, and its work.
+"""What really runs as integers, read from what the runtime made of the file, and its work.
 
 A file's decisions say what was meant; a runtime may still compute in float (for example a
-convolution whose output is not quantized). The operators are found again in the optimized graph by
-the names of their stored weights, whatever the runtime fused around them.
+convolution whose output is not quantized). The operators are found again in ONNX Runtime's
+optimized graph, or in the native engine's program, by the names of their stored weights, whatever
+the runtime fused around them.
 """
 
 import math
@@ -10,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from intact.capture.signature import TensorSpec
 from intact.run.model import QuantizedModel
 from intact.run.onnxruntime import INTEGER_OPERATORS, Session, optimized
 
@@ -23,7 +22,6 @@ __all__ = ["Operator", "operators"]
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU")
 # What the runtime may put between a stored weight and the operator that multiplies with it.
 _BETWEEN: Final = frozenset({"DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Div"})
-_FREE_AXIS: Final = 32  # size taken for a named axis other than the batch, to count work
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,14 @@ def operators(
     every other axis that varies.
     """
     graph = model.proto.graph
-    running = optimized(model.content, model.threads)
+    feeds = example or model.signature.example()
+    model.session.settle(feeds)
+    if model.session.native is not None and model.decisions:
+        executed: _Executed | _Native = _Native(model.session.native.products(feeds))
+        running = graph
+    else:
+        running = optimized(model.content, model.threads)
+        executed = _Executed(running)
     if not model.decisions:
         return [
             Operator(node.name, node.op_type, "", node.op_type, _multiplies_integers(node), 0)
@@ -66,23 +71,33 @@ def operators(
         if entry.get("op_type") in WEIGHTED
         and (node := nodes.get(name) or nodes.get(f"{name}.direction_0")) is not None
     ]
-    shapes = _shapes(model, [node for _, _, node in found], example)
-    executed = _Executed(running)
+    shapes = _shapes(model, [node for _, _, node in found], feeds)
     result = []
     for name, entry, node in found:
         weights = [str(w) for w in entry.get("weights", [])] or list(node.input[1:2])
-        runs_as = executed.operator(weights, name) or str(entry["op_type"])
+        runs_as, integer = executed.operator(weights, name) or (str(entry["op_type"]), False)
         stored = shapes.get(f"{weights[0]}_quantized", ()) if weights else ()
         work = _macs(str(entry["op_type"]), node, shapes, stored)
-        integer = runs_as in INTEGER_OPERATORS
         result.append(
             Operator(name, str(entry["op_type"]), str(entry["mode"]), runs_as, integer, work)
         )
     return result
 
 
+class _Native:
+    """The native engine's program, searched by weights."""
+
+    def __init__(self, products: Mapping[str, tuple[str, bool]]) -> None:
+        self._products = products
+
+    def operator(self, weights: list[str], name: str) -> tuple[str, bool] | None:
+        """The instruction that multiplies with one of the weights, and whether as integers."""
+        forms = (f"{weight}{form}" for weight in weights for form in ("_dequantized", "_quantized"))
+        return next((self._products[form] for form in forms if form in self._products), None)
+
+
 class _Executed:
-    """The optimized graph, searched by weights."""
+    """ONNX Runtime's optimized graph, searched by weights."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._nodes = {node.name: node for node in graph.node}
@@ -91,8 +106,12 @@ class _Executed:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
 
-    def operator(self, weights: list[str], name: str) -> str | None:
+    def operator(self, weights: list[str], name: str) -> tuple[str, bool] | None:
         """The type of the node that multiplies with one of the weights, else that of the name."""
+        found = self._type(weights, name)
+        return None if found is None else (found, found in INTEGER_OPERATORS)
+
+    def _type(self, weights: list[str], name: str) -> str | None:
         for weight in weights:
             for form in ("_quantized", "_dequantized", "_scaled", "_real", ""):
                 for reader in self._readers.get(f"{weight}{form}", []):
@@ -131,26 +150,10 @@ def _multiplies_integers(node: onnx.NodeProto) -> bool:
     return node.op_type in INTEGER_OPERATORS
 
 
-def example_inputs(specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
-    """Inputs of ones: the batch is one, every other axis that varies is 32."""
-    batch = next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)), None)
-    return {
-        spec.name: np.ones(
-            [
-                d if isinstance(d, int) else 1 if d == batch else _FREE_AXIS
-                for d in spec.shape or ()
-            ],
-            spec.dtype,
-        )
-        for spec in specs
-    }
-
-
 def _shapes(
-    model: QuantizedModel, nodes: list[onnx.NodeProto], example: Mapping[str, NDArray[Any]] | None
+    model: QuantizedModel, nodes: list[onnx.NodeProto], feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of the nodes' first inputs and outputs, from one run."""
-    feeds = example or example_inputs(model.signature.inputs)
     watched = onnx.ModelProto()
     watched.CopyFrom(model.proto)
     existing = {value.name for value in watched.graph.output} | set(feeds)

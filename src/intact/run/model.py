@@ -15,6 +15,7 @@ from intact.capture.signature import Outputs, Signature
 from intact.core.errors import ModelFileError
 from intact.core.files import write_atomically
 from intact.run.onnxruntime import Session
+from intact.run.select import Runtime, SelectedSession
 
 __all__ = ["FloatModel", "OnnxModel", "QuantizedModel"]
 
@@ -26,6 +27,11 @@ class OnnxModel:
     The session is opened at the first call.
     """
 
+    @property
+    def session(self) -> Session | SelectedSession:
+        """The open session."""
+        raise NotImplementedError
+
     def __init__(self, content: bytes, signature: Signature, threads: int | None = None) -> None:
         self.content = content
         self.signature = signature
@@ -35,11 +41,6 @@ class OnnxModel:
     def size(self) -> int:
         """Bytes of the file."""
         return len(self.content)
-
-    @cached_property
-    def session(self) -> Session:
-        """The open session. Raises ModelFileError if the runtime refuses the model."""
-        return Session(self.content, self.threads)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The ONNX model's outputs for its inputs by name."""
@@ -60,6 +61,11 @@ class FloatModel(OnnxModel):
     def __init__(self, graph: ir.Model, signature: Signature, threads: int | None = None) -> None:
         super().__init__(ir.to_proto(graph).SerializeToString(), signature, threads)
 
+    @cached_property
+    def session(self) -> Session:
+        """The open session of ONNX Runtime."""
+        return Session(self.content, self.threads)
+
 
 class QuantizedModel(OnnxModel):
     """An int8 model: one ONNX file that runs in any ONNX runtime.
@@ -67,9 +73,12 @@ class QuantizedModel(OnnxModel):
     decisions: operator name -> what became of it ("mode", "op_type", "reason", and the names of
         its quantized "weights" and "activations"); empty for a file that intact did not write.
     target: the target that it was emitted for, "" if intact did not write it.
+    runtime: what runs it; see `run.select`.
     """
 
-    def __init__(self, content: bytes, threads: int | None = None) -> None:
+    def __init__(
+        self, content: bytes, threads: int | None = None, runtime: Runtime = "auto"
+    ) -> None:
         try:
             self.proto = onnx.load_model_from_string(content)
         except Exception as error:  # protobuf's and onnx's errors share no base
@@ -83,23 +92,37 @@ class QuantizedModel(OnnxModel):
             else Signature.from_json(stored),
             threads,
         )
+        self._asked = runtime
         self.target = metadata.get("intact.target", "")
         self.decisions = _decisions(metadata.get("intact.decisions", "{}"))
         self.float_bytes = _number(metadata.get("intact.float_bytes", "0"))
+
+    @cached_property
+    def session(self) -> SelectedSession:
+        """The open session. Raises RuntimeUnavailable or ModelFileError if there can be none."""
+        return SelectedSession(self.proto, self.content, self.threads, self._asked)
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that runs the model: "native" or "onnxruntime"."""
+        return self.session.runtime
 
     def save(self, path: str | Path) -> None:
         """Write the ONNX file, whole or not at all. Raises OutputPathError if that fails."""
         write_atomically(Path(path), self.content)
 
     @staticmethod
-    def load(path: str | Path, threads: int | None = None) -> "QuantizedModel":
+    def load(
+        path: str | Path, threads: int | None = None, runtime: Runtime = "auto"
+    ) -> "QuantizedModel":
         """Read an ONNX file that `save` wrote, or any other.
 
-        Raises ModelFileError if it is missing, damaged, or no runtime can run it.
+        Raises ModelFileError if it is missing, damaged, or no runtime can run it, and
+        RuntimeUnavailable if the runtime that is asked for cannot.
         """
         try:
-            model = QuantizedModel(read_proto(path).SerializeToString(), threads)
-            _ = model.session
+            model = QuantizedModel(read_proto(path).SerializeToString(), threads, runtime)
+            model.session.settle(model.signature.example())
         except ModelFileError as error:
             label = f"'{path}'"
             message = str(error)

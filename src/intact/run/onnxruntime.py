@@ -39,6 +39,7 @@ class Session:
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             raise ModelFileError(_refusal(error)) from None
         self._outputs = [value.name for value in self._session.get_outputs()]
+        self.inputs = [value.name for value in self._session.get_inputs()]
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """The outputs (all, or those named) for the inputs `feeds`."""

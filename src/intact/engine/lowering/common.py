@@ -74,7 +74,7 @@ def fold(node: ir.Node, read: list[Value | None]) -> list[NDArray[Any]]:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feeds = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
     try:
-        results: list[NDArray[Any]] = ReferenceEvaluator(model).run(None, feeds)
+        results = ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:  # whatever the evaluator meets in an untrusted file
         raise Unsupported(f"operator '{node.name}' ({node.op_type}): {error}") from None
     return [np.asarray(result) for result in results]

@@ -139,7 +139,11 @@ def _mul(node: ir.Node, read: list[Value | None], state: State) -> Value:
                 return Function(str(node.name), b.x, "Composed", lambda v, f=inner: v * f(v))  # type: ignore[misc]
             if b.op_type == "Sigmoid":
                 return Function(str(node.name), b.x, "Swish", FUNCTIONS["Swish"])
-        if isinstance(b, Constant) and b.array.size == 1 and len(b.shape) <= len(a.shape if a else ()):
+        if (
+            isinstance(b, Constant)
+            and b.array.size == 1
+            and len(b.shape) <= len(a.shape if a else ())
+        ):
             factor = float(b.real.reshape(()))
             if isinstance(a, Scores) and a.mask is None:
                 return replace(a, factor=a.factor * factor)
@@ -179,9 +183,7 @@ def _same(a: Value | None, b: Value) -> bool:
     )
 
 
-def _binary(
-    node: ir.Node, a: Value | None, b: Value | None, product: bool, state: State
-) -> Tensor:
+def _binary(node: ir.Node, a: Value | None, b: Value | None, product: bool, state: State) -> Tensor:
     """a + b or a * b of floats, broadcasting as far as three strides say it."""
     left, right = realize(a, state), realize(b, state)
     shape = tuple(np.broadcast_shapes(left.shape, right.shape))
@@ -193,22 +195,17 @@ def _binary(
     ]
     # Axes that both walk without a gap are one axis.
     merged: list[tuple[int, int, int]] = []
-    for size, *strides in axes:
-        if merged and all(
-            outer == inner * size for outer, inner in zip(merged[-1][1:], strides, strict=True)
-        ):
-            merged[-1] = (merged[-1][0] * size, *strides)  # type: ignore[assignment]
+    for size, a_stride, b_stride in axes:
+        if merged and merged[-1][1:] == (a_stride * size, b_stride * size):
+            merged[-1] = (merged[-1][0] * size, a_stride, b_stride)
         else:
-            merged.append((size, *strides))  # type: ignore[arg-type]
+            merged.append((size, a_stride, b_stride))
     merged = [(1, 0, 0)] * (3 - len(merged)) + merged
-    if len(merged) > 3 or any(stride > 1 for stride in merged[-1][1:]):
-        tensors = [state.contiguous(x, str(node.name)) for x in (left, right)]
-        if [t.storage for t in tensors] != [x.tensor.storage for x in (left, right)]:
-            return _binary(node, *map(Stored.of, tensors), product, state)  # type: ignore[misc]
-        raise Unsupported(f"operator '{node.name}' broadcasts {describe(a)} and {describe(b)}")
-    if left.offset or right.offset:
-        left, right = (Stored.of(state.contiguous(x, str(node.name))) for x in (left, right))
-        return _binary(node, left, right, product, state)
+    if len(merged) > 3 or max(merged[-1][1:]) > 1 or left.offset or right.offset:
+        p, q = (Stored.of(state.contiguous(x, str(node.name))) for x in (left, right))
+        if p.tensor.storage is left.tensor.storage and q.tensor.storage is right.tensor.storage:
+            raise Unsupported(f"operator '{node.name}' broadcasts {describe(a)} and {describe(b)}")
+        return _binary(node, p, q, product, state)
     return state.add(
         "binary", str(node.name), y, (left.tensor, right.tensor), product=product,
         a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
@@ -296,4 +293,3 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
         _unary,
     ),
 }  # fmt: skip
-

@@ -29,11 +29,11 @@ def _pool(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if "Max" in node.op_type:
         if len(node.outputs) > 1:
             raise Unsupported(f"operator '{node.name}' returns indices")
-        return Maximum(str(node.name), x, windows_of(n, c, s), shape)
+        return Maximum(str(node.name), x, windows_of(x.shape, s), shape)
     counts = _counts(s, bool(attribute(node, "count_include_pad", 0)))
     if not counts.all():
         raise Unsupported(f"operator '{node.name}' has an empty window")
-    return Mean(str(node.name), x, windows_of(n, c, s), counts.astype(np.float32), shape)
+    return Mean(str(node.name), x, windows_of(x.shape, s), counts.astype(np.float32), shape)
 
 
 def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:
@@ -45,7 +45,7 @@ def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:
         begin = -s["padding"][i] if with_padding else 0
         end = s["spatial"][i] + (s["ends"][i] if with_padding else 0)
         axes.append(((at >= begin) & (at < end)).sum(axis=1))
-    return np.multiply.outer(*axes)
+    return np.asarray(np.multiply.outer(*axes), np.int64)
 
 
 def _reduce_mean(node: ir.Node, read: list[Value | None], state: State) -> Value:

@@ -28,7 +28,15 @@ __all__ = ["LOWERINGS", "spatial_of", "windows_of"]
 
 # Readers that want the channels of an image last.
 _IMAGE_READERS: Final = frozenset(
-    {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize"}
+    {
+        "AveragePool",
+        "Conv",
+        "ConvTranspose",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "Resize",
+    }
 )
 _ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
@@ -148,11 +156,14 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
     }  # fmt: skip
 
 
-def windows_of(n: int, c: int, s: dict[str, Any]) -> Windows:
-    """The windows that `spatial_of` describes, over n images of c channels."""
+def windows_of(shape: tuple[int, ...], s: dict[str, Any]) -> Windows:
+    """The windows that `spatial_of` describes, over images of `shape` [N, C, ...]."""
+    n, c = shape[:2]
+    (height, width), (out_height, out_width) = s["spatial"], s["out"]
     return Windows(
-        n, *s["spatial"], c, *s["out"], s["kernel"], s["stride"], s["dilation"], s["padding"]
-    )
+        n, height, width, c, out_height, out_width, s["kernel"], s["stride"], s["dilation"],
+        s["padding"],
+    )  # fmt: skip
 
 
 def _packed(
@@ -188,7 +199,7 @@ def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
     whole, shift = _bias(node, bias, step)
     shape = (x.shape[0], weights.shape[0], *s["shape"])
     return Product(
-        str(node.name), x.tensor, x.quantization.zero_point, windows_of(*x.shape[:2], s), packed,
+        str(node.name), x.tensor, x.quantization.zero_point, windows_of(x.shape, s), packed,
         whole, step, shape, _name(node, 1), True, shift=shift,
     )  # fmt: skip
 
@@ -274,7 +285,7 @@ def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Valu
     m = weights.shape[0]
     q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
     return Product(
-        str(node.name), q, 0, windows_of(*x.shape[:2], s), packed, np.zeros(m, np.int64),
+        str(node.name), q, 0, windows_of(x.shape, s), packed, np.zeros(m, np.int64),
         _columns(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), _name(node, 1), True,
         parameters,
     )  # fmt: skip

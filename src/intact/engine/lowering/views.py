@@ -188,9 +188,7 @@ def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
     full = tuple(max(a, b) for a, b in zip(shape, wide, strict=True))
     if any(a not in (1, n) for a, n in zip(shape, full, strict=True)):
         raise Unsupported(f"operator '{node.name}' expands {x.shape} to {wanted}")
-    repeated = tuple(
-        0 if a == 1 else s for a, s in zip(shape, strides, strict=True)
-    )
+    repeated = tuple(0 if a == 1 else s for a, s in zip(shape, strides, strict=True))
     return Stored(x.tensor, full, repeated, x.offset)
 
 
@@ -203,4 +201,3 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Transpose"): _transpose,
     **table_of(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
 }
-

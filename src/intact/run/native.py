@@ -1,0 +1,85 @@
+"""intact's own engine: running a file, and reading what it made of it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from intact.core.errors import IntactError, RuntimeUnavailable
+from intact.engine.compile import Executable, Model
+from intact.run.onnxruntime import Session
+
+__all__ = ["NativeSession"]
+
+Feeds = Mapping[str, NDArray[Any]]
+
+# Instructions that multiply integers.
+_INTEGER = frozenset({"convolution", "depthwise", "real_convolution", "real_depthwise"})
+
+
+class NativeSession:
+    """A model opened by the native engine.
+
+    threads: number of threads, None for all cores. The environment variable INTACT_ISA names an
+    instruction set to use instead of the best (see `intact.instruction_sets`).
+    Raises RuntimeUnavailable, naming the operator, if the engine cannot run the model; `run` may
+    raise it too, for inputs of shapes that were not met before.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
+        count = threads or _cores()
+        self._model = Model(proto, count, _open_session, os.environ.get("INTACT_ISA", ""))
+        self._outputs = [value.name for value in proto.graph.output]
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return str(self._model.engine.isa)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """The outputs (all, or those named) for the inputs `feeds`."""
+        results = self._model.run(feeds)
+        if outputs is None:
+            return results
+        return [results[self._outputs.index(name)] for name in outputs]
+
+    def executable(self, feeds: Feeds) -> Executable:
+        """The program for inputs of these shapes."""
+        return self._model.executable(feeds)
+
+    def profile(self, feeds: Feeds, repetitions: int) -> list[tuple[str, float]]:
+        """Each operator of the program and the least seconds that it took, in order."""
+        return self._model.profile(feeds, repetitions)
+
+    def products(self, feeds: Feeds) -> dict[str, tuple[str, bool]]:
+        """Name of a stored weight -> the instruction that reads it, and whether that is int8."""
+        return {
+            str(instruction.parameters["name"]): (instruction.kind, instruction.kind in _INTEGER)
+            for instruction in self.executable(feeds).instructions
+            if "name" in instruction.parameters
+        }
+
+
+class _Before:
+    """ONNX Runtime on one thread, for the few lookups that come before the engine."""
+
+    def __init__(self, content: bytes) -> None:
+        self._session = Session(content, threads=1)
+
+    def __call__(self, feeds: Feeds) -> list[NDArray[Any]]:
+        wanted = self._session.inputs
+        return self._session.run({name: feeds[name] for name in wanted})
+
+
+def _open_session(content: bytes) -> _Before:
+    try:
+        return _Before(content)
+    except IntactError as error:
+        raise RuntimeUnavailable(f"the part before the engine does not run: {error}") from None
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

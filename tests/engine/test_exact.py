@@ -1,0 +1,299 @@
+"""The engine computes what the integer reference computes, on every instruction set.
+
+Bit for bit.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intact.core import arithmetic
+from intact.core.arithmetic import FUNCTIONS
+from intact.core.qparams import dequantize, quantize
+from tests.engine.build import (
+    Graph,
+    activation,
+    assert_same,
+    bias,
+    dynamic_call,
+    each_isa,
+    needs_native,
+    output,
+    qparams,
+    quick,
+    weight,
+)
+
+pytestmark = needs_native
+seeds = st.integers(0, 2**32 - 1)
+dtypes = st.sampled_from(["uint8", "int8"])
+threads = st.sampled_from([1, 3])
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, Any]:
+    n = draw(st.integers(1, 2))
+
+    def each(low: int, high: int, count: int = n) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=count, max_size=count))
+
+    return {
+        "spatial": each(5, 12), "kernel": each(1, 3), "strides": each(1, 3),
+        "dilations": each(1, 2), "pads": each(0, 2, 2 * n),
+        "group": draw(st.sampled_from([1, 1, 2, 3])),
+        # Below, at and above the columns of a block; few and many values of K.
+        "inputs": draw(st.sampled_from([1, 3, 4, 17, 64])),
+        "outputs": draw(st.sampled_from([1, 5, 16, 33, 64, 70])),
+    }  # fmt: skip
+
+
+@each_isa
+@quick
+@given(seeds, geometries(), dtypes, dtypes, dtypes, st.booleans(), threads)
+def test_conv(
+    isa: str, seed: int, g: dict[str, Any], x_dtype: Any, w_dtype: Any, y_dtype: Any,
+    per_channel: bool, count: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    group, out = g["group"], g["group"] * g["outputs"]
+    x_q, x = activation(rng, (2, group * g["inputs"], *g["spatial"]), x_dtype)
+    w_q, w = weight(rng, (out, g["inputs"], *g["kernel"]), 0 if per_channel else None, w_dtype)
+    b_q, b = bias(rng, x, w, out)
+    attributes = {name: g[name] for name in ("strides", "pads", "dilations", "group")}
+    real = arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes)
+    y = output(real, y_dtype)
+    graph = Graph()
+    operands = [
+        graph.activation("x", x_q, x), graph.weight("w", w_q, w), graph.weight("b", b_q, b),
+    ]  # fmt: skip
+    graph.node("Conv", operands, "c", **attributes)
+    result = graph.quantized("c", y)
+    expected = dequantize(arithmetic.conv(x_q, x, w_q, w, b_q, y, **attributes), y)
+    assert_same(graph.run([result], isa, count)[0], expected)
+    graph.nodes = graph.nodes[:-2]  # and without the end: float32
+    assert_same(graph.run(["c"], isa, count)[0], real)
+
+
+@each_isa
+@quick
+@given(
+    seeds, st.sampled_from([2, 16, 33, 64, 130]), st.sampled_from([(3, 3), (5, 5), (7, 2), (1, 4)]),
+    st.sampled_from([1, 2]), st.sampled_from([1, 2]), st.integers(0, 3), dtypes, threads,
+)  # fmt: skip
+def test_depthwise(
+    isa: str, seed: int, channels: int, kernel: tuple[int, int], stride: int, dilation: int,
+    pad: int, dtype: Any, count: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    x_q, x = activation(rng, (2, channels, 14, 11), dtype)
+    w_q, w = weight(rng, (channels, 1, *kernel), 0)
+    b_q, b = bias(rng, x, w, channels)
+    attributes: dict[str, Any] = {
+        "strides": [stride, 1], "dilations": [dilation, 1], "pads": [pad, 1, 0, pad],
+        "group": channels,
+    }  # fmt: skip
+    y = output(arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes), dtype)
+    graph = Graph()
+    operands = [
+        graph.activation("x", x_q, x), graph.weight("w", w_q, w), graph.weight("b", b_q, b),
+    ]  # fmt: skip
+    graph.node("Conv", operands, "c", **attributes)
+    result = graph.quantized("c", y)
+    expected = dequantize(arithmetic.conv(x_q, x, w_q, w, b_q, y, **attributes), y)
+    assert_same(graph.run([result], isa, count)[0], expected)
+
+
+@each_isa
+@quick
+@given(seeds, st.sampled_from([1, 7, 50]), st.sampled_from([1, 63, 200]),
+       st.sampled_from([1, 40, 129]), st.booleans())  # fmt: skip
+def test_gemm(isa: str, seed: int, rows: int, k: int, n: int, transposed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    x_q, x = activation(rng, (rows, k))
+    w_q, w = weight(rng, (n, k) if transposed else (k, n), 0 if transposed else 1)
+    b_q, b = bias(rng, x, w, n)
+    real = arithmetic.gemm(x_q, x, w_q, w, b_q, None, trans_b=transposed)
+    graph = Graph()
+    operands = [
+        graph.activation("x", x_q, x), graph.weight("w", w_q, w), graph.weight("b", b_q, b),
+    ]  # fmt: skip
+    graph.node("Gemm", operands, "m", transB=int(transposed))
+    assert_same(graph.run(["m"], isa)[0], real)
+    y = output(real)
+    expected = dequantize(arithmetic.gemm(x_q, x, w_q, w, b_q, y, trans_b=transposed), y)
+    assert_same(graph.run([graph.quantized("m", y)], isa)[0], expected)
+
+
+@each_isa
+@quick
+@given(seeds, dtypes, threads)
+def test_add(isa: str, seed: int, dtype: Any, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    (a_q, a), (b_q, b) = (activation(rng, (2, 19, 5, 7), dtype) for _ in range(2))
+    y = output(arithmetic.add(a_q, a, b_q, b))
+    graph = Graph()
+    graph.node("Add", [graph.activation("a", a_q, a), graph.activation("b", b_q, b)], "s")
+    expected = dequantize(arithmetic.add(a_q, a, b_q, b, y), y)
+    assert_same(graph.run([graph.quantized("s", y)], isa, count)[0], expected)
+
+
+@each_isa
+def test_add_rounds_every_pair_of_integers_as_division_does(isa: str) -> None:
+    """All 65,536 pairs, with scales whose quotients lie on halves and beside them."""
+    a_q, b_q = (m.astype(np.uint8)[None, None] for m in np.mgrid[0:256, 0:256])
+    for scales in ((0.5, 0.25, 1.0), (0.1, 0.3, 0.2), (1e-3, 7e-3, 3e-3)):
+        a, b, y = (qparams(s, z) for s, z in zip(scales, (3, 130, 90), strict=True))
+        graph = Graph()
+        graph.node("Add", [graph.activation("a", a_q, a), graph.activation("b", b_q, b)], "s")
+        expected = dequantize(arithmetic.add(a_q, a, b_q, b, y), y)
+        assert_same(graph.run([graph.quantized("s", y)], isa)[0], expected)
+
+
+@each_isa
+@quick
+@given(seeds)
+def test_gate(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (a_q, a), (g_q, g) = activation(rng, (2, 21, 4, 5)), activation(rng, (2, 21, 1, 1))
+    y = output(arithmetic.mul(a_q, a, g_q, g))
+    graph = Graph()
+    graph.node("Mul", [graph.activation("g", g_q, g), graph.activation("a", a_q, a)], "m")
+    expected = dequantize(arithmetic.mul(a_q, a, g_q, g, y), y)
+    assert_same(graph.run([graph.quantized("m", y)], isa)[0], expected)
+
+
+@each_isa
+@pytest.mark.parametrize("op_type", ["Relu", "HardSwish", "Sigmoid", "Tanh", "Elu", "Gelu", "Mish"])
+def test_functions_are_tables(isa: str, op_type: str) -> None:
+    x_q, x = np.arange(256, dtype=np.uint8).reshape(1, 4, 8, 8), qparams(0.05, 120)
+    y = output(FUNCTIONS[op_type](dequantize(x_q, x).astype(np.float64)))
+    graph = Graph()
+    graph.node(op_type, [graph.activation("x", x_q, x)], "f")
+    expected = arithmetic.lookup(x_q, arithmetic.table(FUNCTIONS[op_type], x, y))
+    assert_same(graph.run([graph.quantized("f", y)], isa)[0], dequantize(expected, y))
+
+
+@each_isa
+@quick
+@given(seeds, st.integers(1, 3), st.integers(1, 2), st.integers(0, 1), st.booleans(), dtypes)
+def test_pools(
+    isa: str, seed: int, kernel: int, stride: int, pad: int, ceil: bool, dtype: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    x_q, x = activation(rng, (2, 70, 9, 6), dtype)
+    pads = [min(pad, kernel - 1)] * 4
+    ours: dict[str, Any] = {
+        "kernel": [kernel, kernel], "strides": [stride, stride], "pads": pads, "ceil_mode": ceil
+    }  # fmt: skip
+    theirs = {
+        "kernel_shape": ours["kernel"], "strides": ours["strides"], "pads": pads,
+        "ceil_mode": int(ceil),
+    }  # fmt: skip
+    y = qparams(0.07, 10 if dtype == "uint8" else -20, dtype)
+    for op_type, reference in (
+        ("MaxPool", arithmetic.max_pool),
+        ("AveragePool", arithmetic.average_pool),
+    ):
+        graph = Graph()
+        graph.node(op_type, [graph.activation("x", x_q, x)], "p", **theirs)
+        expected = dequantize(reference(x_q, x, y, **ours), y)  # type: ignore[operator]
+        assert_same(graph.run([graph.quantized("p", y)], isa)[0], expected)
+    graph = Graph()
+    graph.node("GlobalAveragePool", [graph.activation("x", x_q, x)], "p")
+    assert_same(graph.run(["p"], isa)[0], arithmetic.global_average_pool(x_q, x))
+
+
+@each_isa
+@quick
+@given(seeds)
+def test_concat(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [activation(rng, (2, channels, 3, 5)) for channels in (1, 30, 65)]
+    y = output(np.concatenate([dequantize(*part) for part in parts], axis=1))
+    graph = Graph()
+    names = [graph.activation(f"x{i}", *part) for i, part in enumerate(parts)]
+    graph.node("Concat", names, "c", axis=1)
+    expected = dequantize(arithmetic.concat(parts, 1, y), y)
+    assert_same(graph.run([graph.quantized("c", y)], isa)[0], expected)
+
+
+@each_isa
+@quick
+@given(seeds, st.booleans(), st.sampled_from(["convolution", "depthwise"]))
+def test_what_is_fused_computes_the_same(isa: str, seed: int, swapped: bool, kind: str) -> None:
+    """conv, SiLU by table, residual sum, clamp: one instruction, the arithmetic of four."""
+    rng = np.random.default_rng(seed)
+    channels, group = 40, 40 if kind == "depthwise" else 1
+    x_q, x = activation(rng, (2, channels, 6, 7))
+    w_q, w = weight(rng, (channels, channels // group, 3, 3), 0)
+    attributes: dict[str, Any] = {"pads": [1, 1, 1, 1], "group": group}
+    c = output(arithmetic.conv(x_q, x, w_q, w, **attributes))
+    c_q = arithmetic.conv(x_q, x, w_q, w, None, c, **attributes)
+    silu = FUNCTIONS["Swish"]
+    f = output(silu(dequantize(c_q, c).astype(np.float64)))
+    f_q = arithmetic.lookup(c_q, arithmetic.table(silu, c, f))
+    total = np.maximum(arithmetic.add(f_q, f, x_q, x), 0)
+    s = output(total)
+    graph = Graph()
+    graph.node(
+        "Conv", [graph.activation("x", x_q, x), graph.weight("w", w_q, w)], "c", **attributes
+    )
+    dq = graph.quantized("c", c)
+    graph.node("Mul", [dq, graph.node("Sigmoid", [dq], "sigmoid")], "f")
+    operands = [graph.quantized("f", f), "x_dq"]
+    graph.node("Relu", [graph.node("Add", operands[::-1] if swapped else operands, "t")], "s")
+    result = graph.quantized("s", s)
+    assert_same(graph.run([result], isa)[0], dequantize(quantize(total, s), s))
+    from intact.engine.compile import Model
+
+    model = Model(graph.proto([result]), 1, lambda _: pytest.fail("not needed"), isa)
+    kinds = [i.kind for i in model.executable(graph.inputs).instructions]
+    assert kinds == ["quantize", kind, "dequantize"]
+
+
+@each_isa
+@quick
+@given(seeds, st.sampled_from([1, 31, 130]), st.sampled_from([1, 16, 70]), threads,
+       st.sampled_from([1e-30, 1.0, 1e4]))  # fmt: skip
+def test_dynamic_matmul(isa: str, seed: int, k: int, n: int, count: int, magnitude: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = (magnitude * rng.standard_normal((3, 5, k))).astype(np.float32)
+    w, scale = weight(rng, (k, n), 1)[0], rng.uniform(1e-3, 1, n).astype(np.float32)
+    shift = rng.standard_normal(n, np.float32)
+    graph = Graph()
+    dynamic_call(graph, "DynamicMatMul", graph.input("x", x), w, scale)
+    graph.node("Add", ["product", graph.constant("b", shift)], "y")
+    assert_same(graph.run(["y"], isa, count)[0], arithmetic.dynamic_matmul(x, w, scale, shift))
+
+
+@each_isa
+@quick
+@given(seeds, st.sampled_from([1, 2, 34]), st.sampled_from([1, 2]), st.integers(0, 2), threads)
+def test_dynamic_conv(isa: str, seed: int, group: int, stride: int, pad: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    channels, out = 34, 68 if group < 34 else 34  # 34 groups: depthwise
+    x = (rng.standard_normal((3, channels, 9, 8)) * [[[[1]]], [[[5]]], [[[0.1]]]]).astype(
+        np.float32
+    )
+    w = weight(rng, (out, channels // group, 3, 3), 0)[0]
+    scale, shift = (
+        rng.uniform(1e-3, 1, out).astype(np.float32),
+        rng.standard_normal(out, np.float32),
+    )
+    strides, pads = [stride, 1], [pad, 0, 1, pad]
+    graph = Graph()
+    dynamic_call(
+        graph, "DynamicConv", graph.input("x", x), w, scale, axes=[1, 2, 3], strides=strides,
+        dilations=[1, 1], group=group, pads=[0, 0, *pads[:2], 0, 0, *pads[2:]],
+    )  # fmt: skip
+    graph.node("Add", ["product", graph.constant("b", shift.reshape(-1, 1, 1))], "y")
+    reference = partial(arithmetic.dynamic_conv, strides=strides, pads=pads, group=group)
+    expected = reference(x, w, scale, shift)
+    assert_same(graph.run(["y"], isa, count)[0], expected)
+    # Whatever else is in the batch.
+    alone = Graph(graph.nodes, {"x": x[1:2]}, graph.constants, graph.domains)
+    assert_same(alone.run(["y"], isa, count)[0], expected[1:2])

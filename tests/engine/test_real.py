@@ -1,0 +1,113 @@
+"""Operators in float32: within the tolerance that they state."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intact.core.arithmetic import FUNCTIONS
+from tests.engine.build import Graph, each_isa, needs_native
+
+pytestmark = needs_native
+RNG = np.random.default_rng(0)
+
+
+@each_isa
+@pytest.mark.parametrize("op_type", ["Gelu", "Sigmoid", "Tanh", "Relu", "HardSwish", "HardSigmoid"])
+def test_functions(isa: str, op_type: str) -> None:
+    """Within 2e-7, or 2e-6 of the value."""
+    x = np.concatenate([np.linspace(-12, 12, 4001), [-1e30, -200, 0, 1e-6, 90, 1e30]])
+    x = x.astype(np.float32)
+    graph = Graph()
+    graph.node(op_type, [graph.input("x", x)], "y")
+    expected = FUNCTIONS[op_type](x.astype(np.float64))
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=2e-6, atol=4e-7)
+
+
+@each_isa
+@pytest.mark.parametrize("size", [1, 7, 16, 100, 768])
+def test_layer_norm(isa: str, size: int) -> None:
+    x = (3 + 5 * RNG.standard_normal((2, 3, size))).astype(np.float32)
+    gamma, beta = RNG.standard_normal((2, size), np.float32)
+    graph = Graph()
+    operands = [graph.input("x", x), graph.constant("g", gamma), graph.constant("b", beta)]
+    graph.node("LayerNormalization", operands, "y", axis=-1, epsilon=1e-5)
+    exact = x.astype(np.float64)
+    centered = exact - exact.mean(axis=-1, keepdims=True)
+    expected = centered / np.sqrt(exact.var(axis=-1, keepdims=True) + 1e-5) * gamma + beta
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@each_isa
+@pytest.mark.parametrize("shape", [(1, 2, 5, 8), (2, 3, 33, 20), (1, 1, 64, 64)])
+@pytest.mark.parametrize("mask", ["none", "rows", "empty"])
+def test_attention(isa: str, shape: tuple[int, ...], mask: str) -> None:
+    batch, _, length, width = shape
+    q, k, v = (RNG.standard_normal(shape).astype(np.float32) for _ in range(3))
+    masked = np.zeros((batch, 1, length, length), np.float32)
+    masked[..., length // 2 :] = -np.inf
+    if mask == "empty":
+        masked[:, :, 0] = -np.inf
+    graph = Graph()
+    names = [graph.input(name, array) for name, array in (("q", q), ("k", k), ("v", v))]
+    graph.node("Transpose", [names[1]], "kt", perm=[0, 1, 3, 2])
+    graph.node("Mul", ["q", graph.constant("f", np.float32(1 / math.sqrt(width)))], "qs")
+    scores = graph.node("MatMul", ["qs", "kt"], "scores")
+    if mask != "none":
+        scores = graph.node("Add", [scores, graph.input("m", masked)], "masked")
+    p = graph.node("Softmax", [scores], "p", axis=-1)
+    if mask == "empty":
+        p = graph.node(
+            "Where", [graph.node("IsNaN", [p], "n"), graph.constant("0", np.float32(0)), p], "w"
+        )
+    graph.node("Transpose", [graph.node("MatMul", [p, "v"], "a")], "y", perm=[0, 2, 1, 3])
+    exact = q.astype(np.float64) @ np.swapaxes(k, 2, 3) / math.sqrt(width)
+    if mask != "none":
+        exact = exact + masked
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(exact - exact.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+    if mask == "empty":
+        weights = np.nan_to_num(weights)
+    expected = np.swapaxes(weights @ v, 1, 2)
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+VIEWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("Transpose", {"perm": [2, 0, 1]}, {}),
+    ("Reshape", {}, {"shape": np.array([6, -1])}),
+    ("Flatten", {"axis": 2}, {}),
+    ("Unsqueeze", {}, {"axes": np.array([1])}),
+    ("Slice", {}, {"s": np.array([1]), "e": np.array([3]), "a": np.array([1])}),
+    ("Gather", {"axis": 1}, {"i": np.array(-1)}),
+    ("Expand", {}, {"shape": np.array([2, 2, 3, 4])}),
+]
+
+
+@each_isa
+@pytest.mark.parametrize(("op_type", "attributes", "constants"), VIEWS)
+def test_views_are_those_of_onnx(
+    isa: str, op_type: str, attributes: dict[str, Any], constants: dict[str, Any]
+) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    x = RNG.standard_normal((2, 3, 4)).astype(np.float32)
+    graph = Graph()
+    names = [graph.input("x", x), *(graph.constant(k, v) for k, v in constants.items())]
+    graph.node(op_type, names, "v", **attributes)
+    graph.node("Tanh", ["v"], "y")
+    expected = ReferenceEvaluator(graph.proto(["y"])).run(None, graph.inputs)[0]
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, atol=1e-6)
+
+
+@each_isa
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (4,)), ((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (3, 1)),
+                                    ((2, 3, 4), (2, 1, 4)), ((2, 3, 4), ())])  # fmt: skip
+@pytest.mark.parametrize("op_type", ["Add", "Mul"])
+def test_sums_and_products_broadcast(isa: str, shapes: Any, op_type: str) -> None:
+    a, b = (RNG.standard_normal(shape).astype(np.float32) for shape in shapes)
+    graph = Graph()
+    graph.node(op_type, [graph.input("a", a), graph.input("b", np.asarray(b))], "y")
+    expected = a + b if op_type == "Add" else a * b
+    np.testing.assert_array_equal(graph.run(["y"], isa)[0], expected)
