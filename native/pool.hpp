@@ -10,6 +10,9 @@ namespace intact {
 
 // A fork-join pool of its own size: the caller works too. Workers that wait first spin, because the
 // next operator comes within microseconds, and then sleep, so that an idle session costs nothing.
+//
+// The caller waits for jobs, not for workers: one that the system does not let run (a busy machine)
+// finds nothing left to do when it comes.
 class Pool {
  public:
   explicit Pool(std::size_t threads);
@@ -26,7 +29,10 @@ class Pool {
       for (std::size_t job = 0; job < jobs; ++job) work(job, std::size_t{0});
       return;
     }
-    fork_join(jobs, &call<Work>, &work);
+    for (std::size_t first = 0; first < jobs; first += kMostJobs) {
+      first_ = first;
+      fork_join(jobs - first < kMostJobs ? jobs - first : kMostJobs, &call<Work>, &work);
+    }
   }
 
  private:
@@ -41,13 +47,19 @@ class Pool {
   void serve(std::size_t thread);
   void take_jobs(std::size_t thread);
 
+  // A ticket holds the round, the number of its jobs and the next one to take, in one word: whoever
+  // takes a job that exists holds up the end of its round, and with it what belongs to the round.
+  static constexpr int kJobBits = 20;
+  static constexpr std::size_t kMostJobs = (std::size_t{1} << kJobBits) - 4096;  // threads overshoot
+  static bool has_job(std::uint64_t ticket);
+
   std::vector<std::thread> workers_;
   Call call_ = nullptr;
   const void* work_ = nullptr;
-  std::size_t jobs_ = 0;
-  alignas(64) std::atomic<std::uint32_t> round_{0};
-  alignas(64) std::atomic<std::size_t> next_{0};
-  alignas(64) std::atomic<std::size_t> busy_{0};
+  std::size_t first_ = 0;
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<std::size_t> done_{0};
+  alignas(64) std::atomic<std::uint32_t> round_{0};  // what workers sleep on
   std::atomic<bool> stop_{false};
 };
 

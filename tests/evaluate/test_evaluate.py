@@ -58,9 +58,10 @@ def test_fidelity_in_batches_is_fidelity_at_once() -> None:
 
 def test_every_model_runs_equally_often_and_in_turn() -> None:
     order: list[str] = []
-    times = interleaved({n: lambda n=n: order.append(n) for n in "ab"}, 5)  # type: ignore[misc]
-    assert "".join(order).endswith("aabb" * 5)  # each time once to warm up, and once timed
-    assert {name: len(t) for name, t in times.items()} == {"a": 5, "b": 5}
+    times = interleaved({n: lambda n=n: order.append(n) for n in "ab"}, 7)  # type: ignore[misc]
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert turns == ["a", "b"] * 3  # to start with, then five of each and the last two
+    assert {name: len(t) for name, t in times.items()} == {"a": 7, "b": 7}
     assert speedup([4.0, 6.0, 8.0], [2.0, 2.0, 2.0]) == 3
 
 

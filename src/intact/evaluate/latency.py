@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 __all__ = ["interleaved", "speedup"]
 
 WARM_UP = 3  # runs before anything is timed: memory is allocated and threads started in them
-# Threads of a runtime wait for more work by spinning for a while, which would cost the next one.
-PAUSE = 0.005  # seconds
+# Threads of a runtime wait for more work by spinning for a while (ONNX Runtime's for 26 ms), which
+# would cost the next one; and cores that rested take a while to run at their speed again.
+PAUSE = 0.03  # seconds
+AWAKE = 0.02  # seconds
+BURST = 5  # timed runs in a row
 
 
 def interleaved(
@@ -18,22 +21,25 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Milliseconds of each repetition of each run, taken in turn, so that noise hits all alike.
 
-    Each timed run follows a pause and an untimed run of the same, so that none pays for what the
-    one before left in caches and in spinning threads.
+    A turn is a pause, some untimed runs, and a few timed ones, so that none pays for what the one
+    before left in caches and in spinning threads.
     """
     for run in runs.values():
         for _ in range(WARM_UP):
             run()
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(repetitions):
+    for first in range(0, repetitions, BURST):
         for name, run in runs.items():
             time.sleep(PAUSE)
-            run()
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            awake = time.perf_counter() + AWAKE
+            while time.perf_counter() < awake:
+                run()
+            for _ in range(first, min(first + BURST, repetitions)):
+                start = time.perf_counter()
+                run()
+                times[name].append(1e3 * (time.perf_counter() - start))
         if progress is not None:
-            progress(i + 1)
+            progress(min(first + BURST, repetitions))
     return times
 
 
