@@ -68,6 +68,18 @@ struct Product {
   std::int32_t zero_point;
 };
 
+// Where the windows of a convolution lie, for gathering them.
+struct Patches {
+  std::size_t height, width, pixel;  // `pixel`: bytes from one pixel to the next
+  std::size_t kernel_h, kernel_w, dilation_h, dilation_w;
+  std::size_t channels;  // that are gathered of each pixel
+};
+
+// A window that lies within its image.
+struct Window {
+  std::size_t rows, columns, row_stride, column_stride;  // strides in values
+};
+
 // A two-dimensional depthwise convolution of one image in NHWC.
 struct Depthwise {
   std::size_t height, width, channels;
@@ -91,6 +103,12 @@ struct Kernels {
   // sums[rows][columns] = a[rows][k] * panel, for `count` <= rows rows; k a multiple of k_step.
   void (*gemm)(const std::uint8_t* a, std::size_t stride, std::size_t count,
                const std::int8_t* panel, std::size_t k, std::int32_t* sums);
+  // One window as [kernel_h][kernel_w][channels]; `zero` where it lies outside the image. Reads and
+  // writes up to kSlack - 1 bytes more.
+  void (*gather)(const Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
+                 std::ptrdiff_t left, std::uint8_t zero, std::uint8_t* to);
+  // y[3 i + c] = x[c][i]: three planes side by side.
+  void (*interleave3)(const std::uint8_t* const (&x)[3], std::size_t size, std::uint8_t* y);
   // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
   void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
@@ -119,17 +137,19 @@ struct Kernels {
   // a whole vector for the last columns.
   void (*dequantize_wide)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                           const DequantizeRows& d, float* y, std::size_t stride);
-  // y = max(y, x), and y += x: rows of a pool.
-  void (*maximum)(std::uint8_t* y, const std::uint8_t* x, std::size_t size);
-  void (*accumulate)(std::int32_t* y, const std::uint8_t* x, std::size_t size);
+  // The largest values, and the sums of what exceeds the zero point, of a window's channels.
+  void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
+  void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,
+                     std::int32_t zero_point, std::int32_t* y);
   void (*maximum_real)(float* y, const float* x, std::size_t size);
 
-  // float32. Within 2e-7 of the exact value, or 2e-6 relative to it, whichever is more.
-  void (*unary)(Unary function, float alpha, float beta, float* y, std::size_t size);
+  // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
+  void (*unary)(Unary function, float alpha, float beta, float* y, std::size_t rows,
+                std::size_t columns, std::size_t stride);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
-  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
-                   std::uint8_t* y);
+  void (*quantize)(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
+                   float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride);
   void (*extremes)(const float* x, std::size_t size, float* low, float* high);
   void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,
                      float epsilon, float* y);

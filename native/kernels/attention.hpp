@@ -51,6 +51,40 @@ void real_rows(const float* a, std::size_t a_stride, const float* b, std::size_t
 
 constexpr std::size_t kQueries = 4;
 
+// y[i][j] = x[j][i] * scale for 4 x 4 values.
+inline void transpose4(const float* x, std::size_t x_stride, float scale, float* y,
+                       std::size_t stride) {
+  typedef float Four __attribute__((vector_size(16), aligned(4)));
+  Four r[4];
+  for (std::size_t j = 0; j < 4; ++j) {
+    __builtin_memcpy(&r[j], x + j * x_stride, 16);
+    r[j] *= scale;
+  }
+  const Four a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
+  const Four b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+  const Four c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
+  const Four d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  const Four out[4] = {
+      __builtin_shufflevector(a, c, 0, 1, 4, 5), __builtin_shufflevector(a, c, 2, 3, 6, 7),
+      __builtin_shufflevector(b, d, 0, 1, 4, 5), __builtin_shufflevector(b, d, 2, 3, 6, 7)};
+  for (std::size_t i = 0; i < 4; ++i) __builtin_memcpy(y + i * stride, &out[i], 16);
+}
+
+// keys_t[width][keys] from the keys of the head, times its scale; zeros beyond them.
+inline void transpose_keys(const intact::Attention& a, std::size_t keys, float* keys_t) {
+  const std::size_t whole_keys = a.keys / 4 * 4, whole_width = a.width / 4 * 4;
+  for (std::size_t j = 0; j < whole_keys; j += 4) {
+    for (std::size_t i = 0; i < whole_width; i += 4) {
+      transpose4(a.k + j * a.k_stride + i, a.k_stride, a.scale, keys_t + i * keys + j, keys);
+    }
+  }
+  for (std::size_t i = 0; i < a.width; ++i) {
+    for (std::size_t j = i < whole_width ? whole_keys : 0; j < keys; ++j) {
+      keys_t[i * keys + j] = j < a.keys ? a.k[j * a.k_stride + i] * a.scale : 0.0f;
+    }
+  }
+}
+
 template <class V>
 void attention(const intact::Attention& a, float* scratch) {
   const std::size_t keys = (a.keys + 15) / 16 * 16, v_width = (a.v_width + 15) / 16 * 16;
@@ -58,15 +92,18 @@ void attention(const intact::Attention& a, float* scratch) {
   float* values = keys_t + a.width * keys;       // [a.keys][v_width]
   float* scores = values + a.keys * v_width;     // [kQueries][keys]
   float* rows = scores + kQueries * keys;        // [kQueries][v_width]
-  for (std::size_t j = 0; j < keys; ++j) {
-    for (std::size_t i = 0; i < a.width; ++i) {
-      keys_t[i * keys + j] = j < a.keys ? a.k[j * a.k_stride + i] * a.scale : 0.0f;
+  transpose_keys(a, keys, keys_t);
+  // Values lie as they are needed, unless they are no whole vectors.
+  const float* v = a.v;
+  std::size_t v_stride = a.v_stride;
+  if (v_width != a.v_width) {
+    for (std::size_t j = 0; j < a.keys; ++j) {
+      for (std::size_t i = 0; i < v_width; ++i) {
+        values[j * v_width + i] = i < a.v_width ? a.v[j * a.v_stride + i] : 0.0f;
+      }
     }
-  }
-  for (std::size_t j = 0; j < a.keys; ++j) {
-    for (std::size_t i = 0; i < v_width; ++i) {
-      values[j * v_width + i] = i < a.v_width ? a.v[j * a.v_stride + i] : 0.0f;
-    }
+    v = values;
+    v_stride = v_width;
   }
   for (std::size_t q = 0; q < a.queries; q += kQueries) {
     const std::size_t n = a.queries - q < kQueries ? a.queries - q : kQueries;
@@ -84,10 +121,10 @@ void attention(const intact::Attention& a, float* scratch) {
       softmax<V>(row, a.keys, a.empty_is_zero);
     }
     if (n == kQueries) {
-      real_rows<V, kQueries>(scores, keys, values, v_width, a.keys, v_width, rows, v_width);
+      real_rows<V, kQueries>(scores, keys, v, v_stride, a.keys, v_width, rows, v_width);
     } else {
       for (std::size_t r = 0; r < n; ++r) {
-        real_rows<V, 1>(scores + r * keys, 0, values, v_width, a.keys, v_width, rows + r * v_width, v_width);
+        real_rows<V, 1>(scores + r * keys, 0, v, v_stride, a.keys, v_width, rows + r * v_width, v_width);
       }
     }
     for (std::size_t r = 0; r < n; ++r) {

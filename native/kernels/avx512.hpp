@@ -42,10 +42,17 @@ struct Avx512 {
   }
   // 16 uint8 as int32, and back (values in [0, 255]).
   static I load_u8(const std::uint8_t* p, std::size_t n) {
-    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p));
+    const auto* from = reinterpret_cast<const __m128i*>(p);
+    return _mm512_cvtepu8_epi32(n >= kInts ? _mm_loadu_si128(from)
+                                           : _mm_maskz_loadu_epi8(first(n), p));
   }
   static void store_u8(std::uint8_t* p, I v, std::size_t n) {
-    _mm512_mask_cvtepi32_storeu_epi8(p, first(n), v);
+    const __m128i bytes = _mm512_cvtepi32_epi8(v);
+    if (n >= kInts) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    } else {
+      _mm_mask_storeu_epi8(p, first(n), bytes);
+    }
   }
 
   static I broadcast(std::int32_t v) { return _mm512_set1_epi32(v); }

@@ -2,6 +2,8 @@
 
 // Operators that work value by value, on rows of uint8.
 
+#include <cstring>
+
 #include "../kernels.hpp"
 
 namespace {
@@ -66,20 +68,95 @@ inline void lookup_bytes(std::uint8_t* y, std::size_t rows, std::size_t columns,
 }
 
 template <class V>
-void maximum(std::uint8_t* y, const std::uint8_t* x, std::size_t size) {
-  for (std::size_t i = 0; i < size; i += V::kBytes) {
-    const std::size_t n = size - i;
-    V::store_bytes(y + i, V::max_u8(V::load_bytes(y + i, n), V::load_bytes(x + i, n)), n);
+void maximum(const std::uint8_t* x, const intact::Window& w, std::size_t channels,
+             std::uint8_t* y) {
+  for (std::size_t c = 0; c < channels; c += V::kBytes) {
+    const std::size_t n = channels - c;
+    auto most = V::broadcast_byte(0);
+    for (std::size_t i = 0; i < w.rows; ++i) {
+      for (std::size_t j = 0; j < w.columns; ++j) {
+        const std::uint8_t* from = x + i * w.row_stride + j * w.column_stride + c;
+        most = V::max_u8(most, V::load_bytes(from, n));
+      }
+    }
+    V::store_bytes(y + c, most, n);
   }
 }
 
 template <class V>
-void accumulate(std::int32_t* y, const std::uint8_t* x, std::size_t size) {
-  std::size_t i = 0;
-  for (; i + V::kInts <= size; i += V::kInts) {
-    V::store(y + i, V::add(V::load(y + i), V::load_u8(x + i, V::kInts)));
+void accumulate(const std::uint8_t* x, const intact::Window& w, std::size_t channels,
+                std::int32_t zero_point, std::int32_t* y) {
+  const auto start = V::broadcast(-zero_point * static_cast<std::int32_t>(w.rows * w.columns));
+  for (std::size_t c = 0; c < channels; c += V::kInts) {
+    const std::size_t n = channels - c < V::kInts ? channels - c : V::kInts;
+    auto sum = start;
+    for (std::size_t i = 0; i < w.rows; ++i) {
+      const std::uint8_t* from = x + i * w.row_stride + c;
+      for (std::size_t j = 0; j < w.columns; ++j) {
+        sum = V::add(sum, V::load_u8(from + j * w.column_stride, n));
+      }
+    }
+    std::int32_t sums[V::kInts];
+    V::store(sums, sum);
+    std::memcpy(y + c, sums, n * sizeof(std::int32_t));
   }
-  for (; i < size; ++i) y[i] += x[i];
+}
+
+template <class V>
+void copy_over(std::uint8_t* to, const std::uint8_t* from, std::size_t n) {
+  // Short pieces lie across cache lines less often when they are copied as such.
+  if (n <= 16) {
+    std::memcpy(to, from, 16);
+    return;
+  }
+  if (n <= 32) {
+    std::memcpy(to, from, 32);
+    return;
+  }
+  for (std::size_t i = 0; i < n; i += V::kBytes) V::store_bytes(to + i, V::load_bytes(from + i));
+}
+
+template <class V>
+void fill_over(std::uint8_t* to, std::uint8_t value, std::size_t n) {
+  for (std::size_t i = 0; i < n; i += V::kBytes) V::store_bytes(to + i, V::broadcast_byte(value));
+}
+
+// In the order of the places, so that what is written beyond one is overwritten by the next.
+template <class V>
+void gather(const intact::Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
+            std::ptrdiff_t left, std::uint8_t zero, std::uint8_t* to) {
+  const auto height = static_cast<std::ptrdiff_t>(p.height);
+  const auto width = static_cast<std::ptrdiff_t>(p.width);
+  const std::size_t line = p.kernel_w * p.channels;
+  const bool together = p.dilation_w == 1 && p.channels == p.pixel && left >= 0 &&
+                        left + static_cast<std::ptrdiff_t>(p.kernel_w) <= width;
+  for (std::size_t i = 0; i < p.kernel_h; ++i, to += line) {
+    const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * p.dilation_h);
+    if (y < 0 || y >= height) {
+      fill_over<V>(to, zero, line);
+      continue;
+    }
+    const std::uint8_t* row = image + static_cast<std::size_t>(y) * p.width * p.pixel;
+    if (together) {
+      copy_over<V>(to, row + static_cast<std::size_t>(left) * p.pixel, line);
+      continue;
+    }
+    for (std::size_t j = 0; j < p.kernel_w; ++j) {
+      const std::ptrdiff_t c = left + static_cast<std::ptrdiff_t>(j * p.dilation_w);
+      if (c < 0 || c >= width) {
+        fill_over<V>(to + j * p.channels, zero, p.channels);
+      } else {
+        copy_over<V>(to + j * p.channels, row + static_cast<std::size_t>(c) * p.pixel, p.channels);
+      }
+    }
+  }
+}
+
+inline void interleave3_bytes(const std::uint8_t* const (&x)[3], std::size_t size,
+                              std::uint8_t* y) {
+  for (std::size_t i = 0; i < size; ++i) {
+    for (std::size_t c = 0; c < 3; ++c) y[3 * i + c] = x[c][i];
+  }
 }
 
 }  // namespace

@@ -36,19 +36,26 @@ typename V::F sigmoid(typename V::F x) {
   return V::div(one, V::add(one, e));
 }
 
-// Absolute error below 2e-7. Source: Abramowitz and Stegun, 7.1.26.
+// Absolute error below 2e-7. Source: Eigen, generic erf: x P(x^2) / Q(x^2) on [-4, 4], beyond which
+// float32 holds nothing but -1 and 1.
 template <class V>
 typename V::F erf(typename V::F x) {
-  const auto one = V::broadcast(1.0f);
-  const auto a = V::abs(x);
-  const auto t = V::div(one, V::fma(a, V::broadcast(0.3275911f), one));
-  auto p = V::broadcast(1.061405429f);
-  p = V::fma(p, t, V::broadcast(-1.453152027f));
-  p = V::fma(p, t, V::broadcast(1.421413741f));
-  p = V::fma(p, t, V::broadcast(-0.284496736f));
-  p = V::fma(p, t, V::broadcast(0.254829592f));
-  const auto e = exp<V>(V::sub(V::broadcast(0.0f), V::mul(a, a)));
-  return V::copysign(V::sub(one, V::mul(V::mul(p, t), e)), x);
+  const auto limit = V::broadcast(4.0f);
+  const auto v = V::max(V::min(x, limit), V::sub(V::broadcast(0.0f), limit));
+  const auto s = V::mul(v, v);
+  auto p = V::broadcast(-2.72614225801306e-10f);
+  p = V::fma(p, s, V::broadcast(2.77068142495902e-08f));
+  p = V::fma(p, s, V::broadcast(-2.10102402082508e-06f));
+  p = V::fma(p, s, V::broadcast(-5.69250639462346e-05f));
+  p = V::fma(p, s, V::broadcast(-7.34990630326855e-04f));
+  p = V::fma(p, s, V::broadcast(-2.95459980854025e-03f));
+  p = V::fma(p, s, V::broadcast(-1.60960333262415e-02f));
+  auto q = V::broadcast(-1.45660718464996e-05f);
+  q = V::fma(q, s, V::broadcast(-2.13374055278905e-04f));
+  q = V::fma(q, s, V::broadcast(-1.68282697438203e-03f));
+  q = V::fma(q, s, V::broadcast(-7.37332916720468e-03f));
+  q = V::fma(q, s, V::broadcast(-1.42647390514189e-02f));
+  return V::div(V::mul(v, p), q);
 }
 
 template <class V>
@@ -66,42 +73,56 @@ typename V::F tanh(typename V::F x) {
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
 }
 
-template <class V>
-typename V::F apply(intact::Unary function, typename V::F x, float alpha, float beta) {
-  using intact::Unary;
-  const auto zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
-  switch (function) {
-    case Unary::kClip: return V::min(V::max(x, V::broadcast(alpha)), V::broadcast(beta));
-    case Unary::kGelu: {
-      const auto e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
-      return V::mul(V::mul(half, x), V::add(one, e));
-    }
-    case Unary::kGeluTanh: {
-      const auto cube = V::mul(V::mul(x, x), x);
-      const auto inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
-      return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
-    }
-    case Unary::kHardSigmoid:
-      return V::min(V::max(V::fma(x, V::broadcast(alpha), V::broadcast(beta)), zero), one);
-    case Unary::kHardSwish: {
-      const auto gate = V::fma(x, V::broadcast(1.0f / 6), half);
-      return V::mul(x, V::min(V::max(gate, zero), one));
-    }
-    case Unary::kLeakyRelu:
-      return V::add(V::max(x, zero), V::mul(V::min(x, zero), V::broadcast(alpha)));
-    case Unary::kRelu: return V::max(x, zero);
-    case Unary::kSigmoid: return sigmoid<V>(x);
-    case Unary::kSwish: return V::mul(x, sigmoid<V>(x));
-    case Unary::kTanh: return tanh<V>(x);
+template <class V, class Function>
+void for_each(float* y, std::size_t rows, std::size_t columns, std::size_t stride,
+              const Function& f) {
+  if (stride == columns) {
+    columns *= rows;
+    rows = 1;
   }
-  return x;
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t i = 0; i < columns; i += V::kInts) {
+      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
+      float* p = y + r * stride + i;
+      V::store(p, f(V::load(p, n)), n);
+    }
+  }
 }
 
 template <class V>
-void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t size) {
-  for (std::size_t i = 0; i < size; i += V::kInts) {
-    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
-    V::store(y + i, apply<V>(function, V::load(y + i, n), alpha, beta), n);
+void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t rows,
+           std::size_t columns, std::size_t stride) {
+  using F = typename V::F;
+  using intact::Unary;
+  const F zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
+  const F a = V::broadcast(alpha), b = V::broadcast(beta);
+  const auto each = [&](const auto& f) { for_each<V>(y, rows, columns, stride, f); };
+  switch (function) {
+    case Unary::kClip: return each([&](F x) { return V::min(V::max(x, a), b); });
+    case Unary::kGelu:
+      return each([&](F x) {
+        const F e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
+        return V::mul(V::mul(half, x), V::add(one, e));
+      });
+    case Unary::kGeluTanh:
+      return each([&](F x) {
+        const F cube = V::mul(V::mul(x, x), x);
+        const F inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
+        return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
+      });
+    case Unary::kHardSigmoid:
+      return each([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
+    case Unary::kHardSwish:
+      return each([&](F x) {
+        const F gate = V::fma(x, V::broadcast(1.0f / 6), half);
+        return V::mul(x, V::min(V::max(gate, zero), one));
+      });
+    case Unary::kLeakyRelu:
+      return each([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
+    case Unary::kRelu: return each([&](F x) { return V::max(x, zero); });
+    case Unary::kSigmoid: return each([&](F x) { return sigmoid<V>(x); });
+    case Unary::kSwish: return each([&](F x) { return V::mul(x, sigmoid<V>(x)); });
+    case Unary::kTanh: return each([&](F x) { return tanh<V>(x); });
   }
 }
 
@@ -130,16 +151,18 @@ void mul_real(const float* a, const float* b, float* y, std::size_t size) {
 }
 
 template <class V>
-void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point,
-              std::uint8_t* y) {
+void quantize(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
+              float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride) {
   const auto s = V::broadcast(scale), reciprocal = V::broadcast(1.0f / scale);
   const auto low = V::broadcast(static_cast<float>(-zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - zero_point));
   const auto point = V::broadcast(zero_point);
-  for (std::size_t i = 0; i < size; i += V::kInts) {
-    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
-    const auto steps = divide_round<V>(V::load(x + i, n), s, reciprocal, low, high);
-    V::store_u8(y + i, V::add(steps, point), n);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t i = 0; i < columns; i += V::kInts) {
+      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
+      const auto steps = divide_round<V>(V::load(x + r * x_stride + i, n), s, reciprocal, low, high);
+      V::store_u8(y + r * stride + i, V::add(steps, point), n);
+    }
   }
 }
 

@@ -5,6 +5,9 @@
 #include "attention.hpp"
 #include "depthwise.hpp"
 #include "gemm.hpp"
+#ifdef __SSSE3__
+#include "interleave_ssse3.hpp"
+#endif
 #include "pointwise.hpp"
 #include "real.hpp"
 
@@ -47,6 +50,12 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .lanes = V::kBytes,
       .begin = nothing_to_ready,
       .gemm = gemm<V, kRows, kVectors>,
+      .gather = gather<V>,
+#ifdef __SSSE3__
+      .interleave3 = interleave3_ssse3,
+#else
+      .interleave3 = interleave3_bytes,
+#endif
       .requantize = requantize_panel<V, columns>,
       .dequantize = dequantize_panel<V, columns>,
       .dequantize_rows = dequantize_rows_panel<V, columns>,

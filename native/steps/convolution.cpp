@@ -32,22 +32,25 @@ void Windows::check() const {
 
 namespace {
 
-// Copies 64 bytes at a time: reads and writes up to 63 beyond `n`.
-void copy_over(std::uint8_t* to, const std::uint8_t* from, std::size_t n) {
-  for (std::size_t i = 0; i < n; i += 64) std::memcpy(to + i, from + i, 64);
-}
-
-// What is left to do with `width` floats `row`, which belong at value `at` of the output.
-void finish_row(const Context& context, const Kernels& k, const RealTail& real, const Region& y,
-                std::size_t at, std::size_t width, float* row) {
+// What is left to do with `count` rows of `width` floats, which belong at value `at` of the output,
+// whose rows are `columns` wide.
+void finish_rows(const Context& context, const Kernels& k, const RealTail& real, const Region& y,
+                 std::size_t at, std::size_t count, std::size_t width, std::size_t columns,
+                 float* rows, std::size_t stride) {
   const auto apply = [&](const std::optional<Applied>& f) {
-    if (f) k.unary(f->function, f->alpha, f->beta, row, width);
+    if (f) k.unary(f->function, f->alpha, f->beta, rows, count, width, stride);
   };
   apply(real.function);
-  if (real.other) k.add_real(row, context.at<const float>(*real.other) + at, row, width);
+  if (real.other) {
+    const float* other = context.at<const float>(*real.other) + at;
+    for (std::size_t r = 0; r < count; ++r) {
+      k.add_real(rows + r * stride, other + r * columns, rows + r * stride, width);
+    }
+  }
   apply(real.after);
   if (real.quantized) {
-    k.quantize(row, width, real.scale, real.zero_point, context.at<std::uint8_t>(y) + at);
+    std::uint8_t* q = context.at<std::uint8_t>(y) + at;
+    k.quantize(rows, count, width, stride, real.scale, real.zero_point, q, columns);
   }
 }
 
@@ -89,6 +92,9 @@ class Convolution final : public Step {
       require(tail_.other->bytes >= times(rows_, columns_), "a summand is too small");
     }
     pad_columns();
+    patches_ = {.height = w_.height, .width = w_.width, .pixel = w_.channels,
+                .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .dilation_h = w_.dilation_h,
+                .dilation_w = w_.dilation_w, .channels = group_channels_};
     direct_ = w_.kernel_h == 1 && w_.kernel_w == 1 && w_.stride_h == 1 && w_.stride_w == 1 &&
               w_.pad_top == 0 && w_.pad_left == 0 && w_.out_height == w_.height &&
               w_.out_width == w_.width;
@@ -100,7 +106,7 @@ class Convolution final : public Step {
   }
 
   std::size_t scratch() const override {
-    return 2 * sums_bytes() + block_rows_ * stride_ + kSlack;
+    return 4 * sums_bytes() + block_rows_ * stride_ + kSlack;
   }
 
   void run(const Context& context) const override {
@@ -189,7 +195,7 @@ class Convolution final : public Step {
                 std::size_t group, std::size_t first, std::size_t last,
                 std::uint8_t* scratch) const {
     auto* sums = reinterpret_cast<std::int32_t*>(scratch);
-    std::uint8_t* gathered = scratch + 2 * sums_bytes();
+    std::uint8_t* gathered = scratch + 4 * sums_bytes();
     const std::uint8_t* a = gathered;
     std::size_t stride = stride_;
     // Kernels read whole blocks of rows, which the end of the input may not hold.
@@ -202,19 +208,34 @@ class Convolution final : public Step {
     }
     const auto* weights =
         reinterpret_cast<const std::int8_t*>(weights_->data.data()) + group * weights_->group_bytes;
+    // Sums are finished while the next ones are on their way: two buffers, and after each as much
+    // room for floats.
+    const std::size_t ahead = 2 * sums_bytes() / sizeof(std::int32_t);
+    std::int32_t* const buffers[2] = {sums, sums + ahead};
+    struct Block {
+      std::size_t row, count, column, width;
+    } before{};
+    std::size_t done = 0;
+    const auto finish_block = [&](const Block& b, std::int32_t* of) {
+      if (out_.real) {
+        finish_real(context, of, b.row, b.count, group, b.column, b.width);
+      } else {
+        finish(context, of, b.row, b.count, group, b.column, b.width);
+      }
+    };
     for (std::size_t panel = first; panel < last; ++panel) {
       const std::size_t column = panel * k_.columns;
       const std::size_t width = std::min(k_.columns, weights_->n - column);
       for (std::size_t r = 0; r < count; r += k_.rows) {
         const std::size_t n = std::min(k_.rows, count - r);
-        k_.gemm(a + r * stride, stride, n, weights + column * padded_k_, padded_k_, sums);
-        if (out_.real) {
-          finish_real(context, sums, row + r, n, group, column, width);
-        } else {
-          finish(context, sums, row + r, n, group, column, width);
-        }
+        const std::int8_t* of = weights + column * padded_k_;
+        k_.gemm(a + r * stride, stride, n, of, padded_k_, buffers[done % 2]);
+        if (done > 0) finish_block(before, buffers[(done - 1) % 2]);
+        before = {row + r, n, column, width};
+        ++done;
       }
     }
+    if (done > 0) finish_block(before, buffers[(done - 1) % 2]);
   }
 
   void finish(const Context& context, const std::int32_t* sums, std::size_t row, std::size_t count,
@@ -246,9 +267,7 @@ class Convolution final : public Step {
     } else {
       k_.dequantize(sums, count, width, {&out_.bias[c], &out_.scale[c], shift}, y, stride);
     }
-    for (std::size_t r = 0; r < count; ++r) {
-      finish_row(context, k_, real, y_, at + r * columns_, width, y + r * stride);
-    }
+    finish_rows(context, k_, real, y_, at, count, width, columns_, y, stride);
   }
 
   // Rows of one image share scale and zero point; a matrix has an image a row.
@@ -276,44 +295,21 @@ class Convolution final : public Step {
   // Rows [row, row + count) of the matrix of windows: [kernel_h][kernel_w][group_channels_] each.
   void gather(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count, std::size_t channel,
               std::uint8_t* to) const {
+    // Counted up: a division for each row would cost as much as the copy.
+    std::size_t column = row % w_.out_width, line = row / w_.out_width % w_.out_height;
+    std::size_t image = row / w_.out_width / w_.out_height;
     for (std::size_t r = 0; r < count; ++r, to += stride_) {
-      const std::size_t pixel = row + r, column = pixel % w_.out_width;
-      const std::size_t line = pixel / w_.out_width % w_.out_height;
-      const std::size_t image = pixel / w_.out_width / w_.out_height;
       const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
                        static_cast<std::ptrdiff_t>(w_.pad_top);
       const auto left = static_cast<std::ptrdiff_t>(column * w_.stride_w) -
                         static_cast<std::ptrdiff_t>(w_.pad_left);
-      gather_window(x + image * w_.height * w_.width * w_.channels + channel, top, left,
-                    padding(context, image), to);
-    }
-  }
-
-  void gather_window(const std::uint8_t* image, std::ptrdiff_t top, std::ptrdiff_t left,
-                     std::uint8_t zero, std::uint8_t* to) const {
-    const auto height = static_cast<std::ptrdiff_t>(w_.height);
-    const auto width = static_cast<std::ptrdiff_t>(w_.width);
-    const std::size_t line = w_.kernel_w * group_channels_;
-    const bool together = w_.dilation_w == 1 && weights_->groups == 1 && left >= 0 &&
-                          left + static_cast<std::ptrdiff_t>(w_.kernel_w) <= width;
-    for (std::size_t i = 0; i < w_.kernel_h; ++i, to += line) {
-      const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * w_.dilation_h);
-      if (y < 0 || y >= height) {
-        std::memset(to, zero, line);
-        continue;
-      }
-      const std::uint8_t* row = image + static_cast<std::size_t>(y) * w_.width * w_.channels;
-      if (together) {
-        copy_over(to, row + static_cast<std::size_t>(left) * w_.channels, line);
-        continue;
-      }
-      for (std::size_t j = 0; j < w_.kernel_w; ++j) {
-        const std::ptrdiff_t c = left + static_cast<std::ptrdiff_t>(j * w_.dilation_w);
-        if (c < 0 || c >= width) {
-          std::memset(to + j * group_channels_, zero, group_channels_);
-        } else {
-          copy_over(to + j * group_channels_, row + static_cast<std::size_t>(c) * w_.channels,
-                    group_channels_);
+      k_.gather(patches_, x + image * w_.height * w_.width * w_.channels + channel, top, left,
+                padding(context, image), to);
+      if (++column == w_.out_width) {
+        column = 0;
+        if (++line == w_.out_height) {
+          line = 0;
+          ++image;
         }
       }
     }
@@ -327,6 +323,7 @@ class Convolution final : public Step {
   Tail tail_;
   const Kernels& k_;
   std::size_t threads_;
+  Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
   bool direct_;
   std::size_t padded_k_, stride_, block_rows_;
@@ -464,7 +461,8 @@ class RealDepthwise final : public Step {
         float* row = y + at + o * w_.channels;
         k_.dequantize_wide(sums + o * w_.channels, 1, w_.channels, d, row, w_.channels);
       }
-      finish_row(context, k_, *out_.real, y_, at, w_.out_width * w_.channels, y + at);
+      const std::size_t size = w_.out_width * w_.channels;
+      finish_rows(context, k_, *out_.real, y_, at, 1, size, size, y + at, size);
     });
   }
 

@@ -28,7 +28,7 @@ class Quantize final : public Step {
   Quantize(const Program& program, Region x, Region y, std::size_t images, std::size_t channels,
            std::size_t pixels, float scale, std::int32_t zero_point)
       : x_(x), y_(y), images_(images), channels_(channels), pixels_(pixels), scale_(scale),
-        zero_point_(zero_point), quantize_(program.engine().kernels().quantize) {
+        zero_point_(zero_point), k_(program.engine().kernels()) {
     const std::size_t size = times(times(images, channels), pixels);
     program.check(x);
     program.check(y);
@@ -46,15 +46,25 @@ class Quantize final : public Step {
       const Part part(pixels_, job % jobs, jobs);
       const float* from = x + image * channels_ * pixels_;
       std::uint8_t* to = y + image * channels_ * pixels_;
-      std::uint8_t line[kLine];
+      std::uint8_t line[3][kLine];
+      if (channels_ == 3) {
+        for (std::size_t p = part.begin; p < part.end; p += kLine) {
+          const std::size_t n = std::min(kLine, part.end - p);
+          for (std::size_t c = 0; c < 3; ++c) {
+            k_.quantize(from + c * pixels_ + p, 1, n, n, scale_, zero_point_, line[c], n);
+          }
+          k_.interleave3({line[0], line[1], line[2]}, n, to + 3 * p);
+        }
+        return;
+      }
       for (std::size_t c = 0; c < channels_; ++c) {
         for (std::size_t p = part.begin; p < part.end; p += kLine) {
           const std::size_t n = std::min(kLine, part.end - p);
           // A single channel is where it belongs.
-          std::uint8_t* q = channels_ == 1 ? to + p : line;
-          quantize_(from + c * pixels_ + p, n, scale_, zero_point_, q);
+          std::uint8_t* q = channels_ == 1 ? to + p : line[0];
+          k_.quantize(from + c * pixels_ + p, 1, n, n, scale_, zero_point_, q, n);
           if (channels_ == 1) continue;
-          for (std::size_t i = 0; i < n; ++i) to[(p + i) * channels_ + c] = line[i];
+          for (std::size_t i = 0; i < n; ++i) to[(p + i) * channels_ + c] = q[i];
         }
       }
     });
@@ -67,7 +77,7 @@ class Quantize final : public Step {
   std::size_t images_, channels_, pixels_;
   float scale_;
   std::int32_t zero_point_;
-  decltype(Kernels::quantize) quantize_;
+  const Kernels& k_;
 };
 
 class DequantizeStep final : public Step {

@@ -50,14 +50,9 @@ class MaxPool final : public Step {
       for (std::size_t o = 0; o < w_.out_width; ++o) {
         const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
         std::uint8_t* to = line + o * channels;
-        std::memset(to, 0, channels);
-        for (std::size_t i = 0; i < rows.count; ++i) {
-          for (std::size_t j = 0; j < columns.count; ++j) {
-            const std::size_t row = rows.first + i * w_.dilation_h;
-            const std::size_t column = columns.first + j * w_.dilation_w;
-            k_.maximum(to, image + (row * w_.width + column) * channels, channels);
-          }
-        }
+        const Window window{rows.count, columns.count, w_.dilation_h * w_.width * channels,
+                            w_.dilation_w * channels};
+        k_.maximum(image + (rows.first * w_.width + columns.first) * channels, window, channels, to);
       }
       const std::size_t size = w_.out_width * channels;
       if (!table_.empty()) k_.lookup(line, 1, size, size, table_.data());
@@ -116,15 +111,10 @@ class AveragePool final : public Step {
                      w_.height);
     for (std::size_t o = 0; o < w_.out_width; ++o) {
       const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
-      const auto inside = static_cast<std::int32_t>(rows.count * columns.count);
-      std::fill_n(sums, n, -inside * x_zero_point_);
-      for (std::size_t i = 0; i < rows.count; ++i) {
-        for (std::size_t j = 0; j < columns.count; ++j) {
-          const std::size_t row = rows.first + i * w_.dilation_h;
-          const std::size_t column = columns.first + j * w_.dilation_w;
-          k_.accumulate(sums, image + (row * w_.width + column) * channels, n);
-        }
-      }
+      const Window window{rows.count, columns.count, w_.dilation_h * w_.width * channels,
+                          w_.dilation_w * channels};
+      k_.accumulate(image + (rows.first * w_.width + columns.first) * channels, window, n,
+                    x_zero_point_, sums);
       const float factor = factors_[line % w_.out_height * w_.out_width + o];
       const std::size_t at = (line * w_.out_width + o) * channels + begin;
       if (real_) {

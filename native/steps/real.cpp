@@ -74,7 +74,7 @@ class Function final : public Step {
     context.engine.pool().run((size_ + kPerJob - 1) / kPerJob, [&](std::size_t job, std::size_t) {
       const std::size_t begin = job * kPerJob, n = std::min(kPerJob, size_ - begin);
       std::memcpy(y + begin, x + begin, n * sizeof(float));
-      k_.unary(function_, alpha_, beta_, y + begin, n);
+      k_.unary(function_, alpha_, beta_, y + begin, 1, n, n);
     });
   }
 
@@ -129,7 +129,7 @@ class QuantizeRows final : public Step {
         float low, high;
         k_.extremes(x + r * size_, size_, &low, &high);
         parameters(low, high, scales[r], points[r]);
-        k_.quantize(x + r * size_, size_, scales[r], points[r], y + r * size_);
+        k_.quantize(x + r * size_, 1, size_, size_, scales[r], points[r], y + r * size_, size_);
       });
       return;
     }
@@ -149,7 +149,8 @@ class QuantizeRows final : public Step {
       parameters(low, high, scales[r], points[r]);
       context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
         const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
-        k_.quantize(row + begin, end - begin, scales[r], points[r], y + r * size_ + begin);
+        const std::size_t n = end - begin;
+        k_.quantize(row + begin, 1, n, n, scales[r], points[r], y + r * size_ + begin, n);
       });
     }
   }
@@ -255,7 +256,7 @@ class LayerNorm final : public Step {
       k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
       if (!quantized_) return;
       auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
-      k_.quantize(y + r * size, size, scale_, zero_point_, q);
+      k_.quantize(y + r * size, 1, size, size, scale_, zero_point_, q, size);
     });
   }
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 from intact.core.errors import RuntimeUnavailable
 from intact.core.native import native
@@ -70,6 +71,8 @@ class Model:
         except ValueError as error:
             raise RuntimeUnavailable(f"{error}; choose one of these with INTACT_ISA") from None
         model = ir.from_proto(proto)
+        # A mask, for one, is written out again for every layer.
+        CommonSubexpressionEliminationPass()(model)
         self._graph = model.graph
         try:
             self._prelude = find_prelude(model)
