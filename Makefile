@@ -4,13 +4,28 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test sanitize fuzz lint format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/intact demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+# The tests of the native part under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/dev.stamp
+	$(BIN)/cmake -G Ninja -S native -B build/sanitize -DINTACT_SANITIZE=ON \
+		-DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
+		-DPython_EXECUTABLE="$(abspath $(BIN))/python" >/dev/null
+	$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 INTACT_NATIVE=build/sanitize \
+		$(BIN)/python -m pytest tests/engine tests/hostile/test_engine.py
+
+# Mutated models against the engine, for a stated time.
+SECONDS_OF_FUZZING ?= 60
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(SECONDS_OF_FUZZING)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

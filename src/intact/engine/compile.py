@@ -1,5 +1,6 @@
 """A quantized ONNX model as programs of the native engine, one for each set of input shapes."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
-from intact.core.errors import RuntimeUnavailable
+from intact.core.errors import InputError, RuntimeUnavailable
 from intact.core.native import native
 from intact.engine.assemble import Weights, assemble
 from intact.engine.fuse import fuse
@@ -70,13 +71,15 @@ class Model:
             self.engine = native.Engine.create(threads, isa)
         except ValueError as error:
             raise RuntimeUnavailable(f"{error}; choose one of these with INTACT_ISA") from None
-        model = ir.from_proto(proto)
-        # A mask, for one, is written out again for every layer.
-        CommonSubexpressionEliminationPass()(model)
-        self._graph = model.graph
+        if any(t.data_location == t.EXTERNAL for t in proto.graph.initializer):
+            raise _refusal("it has weights outside the file")
         try:
+            model = ir.from_proto(proto)
+            # A mask, for one, is written out again for every layer.
+            CommonSubexpressionEliminationPass()(model)
+            self._graph = model.graph
             self._prelude = find_prelude(model)
-        except Unsupported as error:
+        except Exception as error:  # onnx_ir's own errors about damaged graphs share no base
             raise _refusal(error) from None
         self._before = None
         if self._prelude.model is not None:
@@ -87,6 +90,9 @@ class Model:
 
     def _arrays(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """What the program reads: the float inputs, and what is computed before it."""
+        for value in self._graph.inputs:
+            if str(value.name) not in feeds:
+                raise InputError(f"input '{value.name}' is missing; give all of the model's inputs")
         arrays = [np.ascontiguousarray(feeds[str(v.name)], np.float32) for v in self._floats]
         if self._before is not None:
             arrays += [np.ascontiguousarray(array) for array in self._before(feeds)]
@@ -131,11 +137,12 @@ class Model:
             state, outputs = lower(self._graph, given, self._prelude.nodes)
             instructions = fuse(state.program, outputs)
             arena = place(instructions, outputs)
+            _check_memory(arena + sum(tensor.storage.bytes for tensor in outputs))
             constants = [tensor for tensor, _ in state.constants]
             program = assemble(
                 instructions, self.engine, arena, tensors + constants, outputs, self._weights
             )
-        except (Unsupported, ValueError) as error:
+        except Exception as error:  # besides our own, onnx_ir's about damaged tensors
             raise _refusal(error) from None
         return Executable(
             program, instructions, outputs, arena, [array for _, array in state.constants]
@@ -160,7 +167,17 @@ class Model:
         return list(zip(found.program.labels, seconds, strict=True))
 
 
-def _refusal(error: Exception) -> RuntimeUnavailable:
+def _check_memory(wanted: int) -> None:
+    """Sizes come from a file: what cannot fit must not be tried."""
+    try:
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        most = 2**34
+    if wanted > most:
+        raise Unsupported(f"it needs {wanted:,} bytes for activations, more than half of memory")
+
+
+def _refusal(error: Exception | str) -> RuntimeUnavailable:
     return RuntimeUnavailable(
         f'intact\'s native engine cannot run this model: {error}; use runtime="onnxruntime"'
     )

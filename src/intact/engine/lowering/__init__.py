@@ -35,6 +35,11 @@ from intact.engine.values import (
 
 __all__ = ["LOWERINGS", "lower"]
 
+# What a node of an untrusted file may raise where it says what no exporter writes.
+_FAULTS: Final = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError
+)  # fmt: skip
+
 LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
     **products.LOWERINGS,
     **pointwise.LOWERINGS,
@@ -64,7 +69,10 @@ def lower(
     absent: dict[str, str] = {}
     for node in graph:
         if node not in left_out:
-            _lower_node(node, values, absent, state)
+            try:
+                _lower_node(node, values, absent, state)
+            except _FAULTS as error:
+                raise Unsupported(f"operator '{node.name}' ({node.op_type}): {error}") from None
     return state, _outputs(graph, values, absent, state)
 
 
@@ -144,7 +152,9 @@ def _outputs(
             raise Unsupported(absent.get(name, f"output '{name}' is not computed"))
         stored = realize(values[name], state)
         tensor = state.contiguous(stored, name)
-        if tensor.storage.place is not None or any(tensor.storage is r.storage for r in results):
+        shared = any(tensor.storage is result.storage for result in results)
+        part = tensor.storage.bytes != 4 * tensor.size
+        if tensor.storage.place is not None or shared or part:
             copy = Tensor(type(tensor.storage)(tensor.size * 4), tensor.shape, "float32")
             state.copy(stored, copy, Stored.of(copy).strides, 0, name)
             tensor = copy

@@ -59,25 +59,30 @@ def quantization(node: ir.Node, scale: Value | None, point: Value | None) -> Qua
 def fold(node: ir.Node, read: list[Value | None]) -> list[NDArray[Any]]:
     """The outputs of a node that reads constants alone."""
     arrays = [None if value is None else known(value, node).array for value in read]
+    try:
+        return [np.asarray(result) for result in _evaluate(node, arrays)]
+    except Exception as error:  # whatever the evaluator meets in an untrusted file
+        raise Unsupported(f"operator '{node.name}' ({node.op_type}): {error}") from None
+
+
+def _evaluate(node: ir.Node, arrays: list[NDArray[Any] | None]) -> Any:
+    """What ONNX's own reference makes of the node."""
     names = ["" if array is None else f"i{i}" for i, array in enumerate(arrays)]
+    feeds = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
     proto = ir.to_proto(node)
     del proto.input[:], proto.output[:]
     proto.input.extend(names)
     proto.output.extend(f"o{i}" for i in range(len(node.outputs)))
+    make_info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        [proto], "constant",
-        [onnx.helper.make_tensor_value_info(name, _element_type(array), array.shape)
-         for name, array in zip(names, arrays, strict=True) if array is not None],
-        [onnx.helper.make_tensor_value_info(name, 0, None) for name in proto.output],
-    )  # fmt: skip
+        [proto],
+        "constant",
+        [make_info(name, _element_type(array), array.shape) for name, array in feeds.items()],
+        [make_info(name, 0, None) for name in proto.output],
+    )
     opset = node.graph.opset_imports.get("", 21) if node.graph is not None else 21
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    feeds = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
-    try:
-        results = ReferenceEvaluator(model).run(None, feeds)
-    except Exception as error:  # whatever the evaluator meets in an untrusted file
-        raise Unsupported(f"operator '{node.name}' ({node.op_type}): {error}") from None
-    return [np.asarray(result) for result in results]
+    return ReferenceEvaluator(model).run(None, feeds)
 
 
 def _element_type(array: NDArray[Any]) -> int:

@@ -38,6 +38,7 @@ _IMAGE_READERS: Final = frozenset(
         "Resize",
     }
 )
+_LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
 _ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
 
@@ -136,7 +137,8 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
         pads = pads[2 : 2 + n] + pads[4 + n :]
     if (len(stride), len(dilation), len(pads)) != (n, n, 2 * n):
         raise Unsupported(f"operator '{node.name}' has attributes of another rank than its input")
-    if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0:
+    everything = (*stride, *dilation, *kernel, *pads, *spatial)
+    if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0 or max(everything) > _LARGEST:
         raise Unsupported(f"operator '{node.name}' has a kernel, stride or padding out of range")
     ends = pads[n:]
     if attribute(node, "ceil_mode", 0):
@@ -146,7 +148,7 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
         (spatial[i] + pads[i] + ends[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1
         for i in range(n)
     ]
-    if min(out) < 1:
+    if min(out) < 1 or max(out) > _LARGEST:
         raise Unsupported(f"operator '{node.name}' has no output")
     one, zero = (1,) * (2 - n), (0,) * (2 - n)
     return {

@@ -1,0 +1,180 @@
+"""Mutated models against the native engine: whatever is in a file, it may refuse, never crash.
+
+    python -m tests.hostile.fuzz --seconds 60 --seed 0
+
+Models of every kind of operator are mutated in their bytes and in their structure (attributes,
+shapes, constants), opened and run. With the sanitizers' build (`make sanitize`) memory errors end
+the process too.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from intact.core.errors import IntactError
+from intact.engine.compile import Model
+from tests.engine.build import Array, Graph, activation, dynamic_call, qparams, weight
+
+__all__ = ["mutate", "seeds", "survives"]
+
+Seed = tuple[onnx.ModelProto, dict[str, Array]]
+
+
+def seeds() -> Iterator[Seed]:
+    """Small whole models, between them of every kind of step."""
+    yield _convolutional()
+    yield _dynamic()
+    yield _attention()
+
+
+def _convolutional() -> Seed:
+    rng, graph = np.random.default_rng(0), Graph()
+    x = graph.activation("x", *activation(rng, (2, 3, 12, 12)))
+    graph.node("Conv", [x, graph.weight("w", *weight(rng, (18, 3, 3, 3), 0))], "c", pads=[1] * 4)
+    c = graph.quantized("c", qparams(0.05, 100))
+    graph.node("Mul", [c, graph.node("Sigmoid", [c], "s")], "f")
+    f = graph.quantized("f", qparams(0.03, 10))
+    graph.node("Conv", [f, graph.weight("d", *weight(rng, (18, 1, 3, 3), 0))], "e", group=18,
+               strides=[2, 2], pads=[1] * 4)  # fmt: skip
+    e = graph.quantized("e", qparams(0.04, 128))
+    graph.node("MaxPool", [e], "m", kernel_shape=[2, 2], ceil_mode=1)
+    m = graph.quantized("m", qparams(0.04, 128))
+    graph.node("AveragePool", [m], "a", kernel_shape=[2, 2], pads=[1] * 4)
+    a = graph.quantized("a", qparams(0.02, 120))
+    graph.node("GlobalAveragePool", [a], "g")
+    g = graph.quantized("g", qparams(0.02, 0))
+    graph.node("Mul", [a, g], "gated")
+    graph.node("Concat", [graph.quantized("gated", qparams(0.01, 99)), a], "joined", axis=1)
+    j = graph.quantized("joined", qparams(0.02, 110))
+    graph.node("Add", [j, j], "sum")
+    graph.node("GlobalAveragePool", [graph.quantized("sum", qparams(0.05, 120))], "mean")
+    graph.node("Flatten", [graph.quantized("mean", qparams(0.05, 120))], "flat")
+    graph.node("Gemm", ["flat", graph.weight("v", *weight(rng, (36, 7), 1))], "y")
+    return graph.proto(["y"]), graph.inputs
+
+
+def _dynamic() -> Seed:
+    rng, graph = np.random.default_rng(1), Graph()
+    x = graph.input("x", rng.standard_normal((2, 6, 9, 9)).astype(np.float32))
+    w = weight(rng, (8, 3, 3, 3), 0)[0]
+    dynamic_call(graph, "DynamicConv", x, w, np.full(8, 0.01, np.float32), axes=[1, 2, 3],
+                 strides=[2, 1], dilations=[1, 1], group=2, pads=[0, 0, 1, 1, 0, 0, 1, 1])  # fmt: skip
+    graph.node("Add", ["product", graph.constant("b", np.ones((8, 1, 1), np.float32))], "c")
+    graph.node("MaxPool", [graph.node("Relu", ["c"], "r")], "p", kernel_shape=[2, 2])
+    graph.node("GlobalAveragePool", ["p"], "g")
+    graph.node("Mul", ["p", graph.node("Sigmoid", ["g"], "s")], "y")
+    graph.node("Flatten", ["y"], "out")
+    return graph.proto(["out"]), graph.inputs
+
+
+def _attention() -> Seed:
+    rng, graph = np.random.default_rng(2), Graph()
+    x = graph.input("x", rng.standard_normal((1, 6, 8)).astype(np.float32))
+    names = [graph.constant(n, np.ones(8, np.float32)) for n in ("gamma", "beta")]
+    graph.node("LayerNormalization", [x, *names], "n", axis=-1)
+    graph.node("Reshape", ["n", graph.constant("s", np.array([1, 6, 2, 4]))], "h")
+    graph.node("Transpose", ["h"], "q", perm=[0, 2, 1, 3])
+    graph.node("Transpose", ["h"], "k", perm=[0, 2, 3, 1])
+    graph.node("Softmax", [graph.node("MatMul", ["q", "k"], "scores")], "p", axis=-1)
+    graph.node("Transpose", [graph.node("MatMul", ["p", "q"], "a")], "t", perm=[0, 2, 1, 3])
+    graph.node("Reshape", ["t", graph.constant("u", np.array([1, 6, 8]))], "r")
+    r = graph.quantized("r", qparams(0.02, 128))
+    graph.node("MatMul", [r, graph.weight("w", *weight(rng, (8, 8), 1))], "m")
+    graph.node("Add", ["m", "x"], "z")
+    bounds = [graph.constant(n, np.array([v])) for n, v in (("from", 0), ("to", 2), ("axis", 1))]
+    graph.node("Slice", ["z", *bounds], "y")
+    return graph.proto(["y"]), graph.inputs
+
+
+def mutate(proto: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto | None:
+    """The model with something changed; None if it is no message any more."""
+    if rng.random() < 0.3:
+        content = bytearray(proto.SerializeToString())
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        changed = onnx.ModelProto()
+        try:
+            changed.ParseFromString(bytes(content))
+        except DecodeError:
+            return None
+        return changed
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    for _ in range(rng.randint(1, 3)):
+        _change(changed.graph, rng)
+    return changed
+
+
+_NUMBERS = (-(2**63), -(2**31), -3, -1, 0, 1, 2, 3, 7, 255, 2**31 - 1, 2**33, 2**62)
+
+
+def _change(graph: onnx.GraphProto, rng: random.Random) -> None:
+    node = rng.choice(graph.node)
+    match rng.randrange(5):
+        case 0 if node.attribute:
+            attribute = rng.choice(node.attribute)
+            if attribute.ints:
+                attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(_NUMBERS)
+            else:
+                attribute.i = rng.choice(_NUMBERS)
+        case 1 if node.input:
+            other = rng.choice(graph.node)
+            names = [*other.input, *other.output]
+            node.input[rng.randrange(len(node.input))] = rng.choice(names)
+        case 2:
+            tensor = rng.choice(graph.initializer)
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            if array.size:
+                flat = array.reshape(-1)
+                with np.errstate(all="ignore"):
+                    number = rng.choice([*_NUMBERS, float("nan"), float("inf"), 1e-40, 1e38])
+                    flat[rng.randrange(flat.size)] = np.array(number).astype(array.dtype)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        case 3:
+            tensor = rng.choice(graph.initializer)
+            array = onnx.numpy_helper.to_array(tensor)
+            array = array.reshape(-1)[: rng.randint(0, array.size)]
+            if array.size > 1 and rng.random() < 0.5:
+                array = array.reshape(1, -1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        case _:
+            node.op_type = rng.choice(graph.node).op_type
+
+
+def survives(proto: onnx.ModelProto, feeds: dict[str, Array], isa: str = "") -> bool:
+    """Whether the engine ran the model; a refusal is no failure, any other error is raised."""
+    try:
+        model = Model(proto, 2, _no_session, isa)
+        model.run(feeds)
+    except IntactError:
+        return False
+    return True
+
+
+def _no_session(content: bytes) -> None:
+    raise IntactError("the part before the engine is not tested here")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng, models = random.Random(options.seed), list(seeds())
+    end, tried, ran = time.monotonic() + options.seconds, 0, 0
+    while time.monotonic() < end:
+        proto, feeds = rng.choice(models)
+        changed = mutate(proto, rng)
+        if changed is not None:
+            tried += 1
+            ran += survives(changed, feeds)
+    print(f"{tried} mutated models: {ran} ran, {tried - ran} were refused, none crashed")
+
+
+if __name__ == "__main__":
+    main()

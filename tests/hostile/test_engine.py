@@ -1,0 +1,144 @@
+"""The native engine refuses what does not hold together, and nothing makes it crash."""
+
+import random
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import intact
+from intact.core.errors import InputError, RuntimeUnavailable
+from intact.core.native import native
+from tests.engine.build import Graph, activation, needs_native, qparams, weight
+from tests.hostile.fuzz import mutate, seeds, survives
+
+WINDOWS = (1, 4, 4, 8, 4, 4, 1, 1, 1, 1, 1, 1, 0, 0)
+
+
+def test_the_native_part_is_built_where_there_is_a_compiler() -> None:
+    """A fault in the build would otherwise go unseen: the package installs without it."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler on this machine")
+    assert native is not None
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_models_are_run_or_refused(seed: int) -> None:
+    rng, ran = random.Random(seed), 0
+    models = list(seeds())
+    assert all(survives(*model) for model in models)
+    for _ in range(300):
+        proto, feeds = rng.choice(models)
+        changed = mutate(proto, rng)
+        ran += changed is not None and survives(changed, feeds)
+    assert ran > 10  # some mutations leave a sound model
+
+
+def program(arena: int = 4096) -> Any:
+    assert native is not None
+    return native.Program(native.Engine.create(1, ""), arena, [512], [512])
+
+
+def convolve(target: Any, **changes: Any) -> None:
+    assert native is not None
+    engine = native.Engine.create(1, "")
+    arguments: dict[str, Any] = {
+        "label": "c", "x": (0, 0, 128), "y": (0, 128, 128), "windows": WINDOWS, "x_zero_point": 0,
+        "weights": native.Packed.pack(engine, np.ones((1, 8, 8), np.int8)),
+        "bias": np.zeros(8, np.int32), "scale": np.ones(8, np.float32), "clamp": (0.0, 255.0, 0),
+        "table": None, "addend": None,
+    }  # fmt: skip
+    target.convolution(**(arguments | changes))
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": (0, 4032, 128)}, "outside the arena"),
+        ({"x": (0, 2**63, 128)}, "outside the arena"),
+        ({"x": (0, 32, 128)}, "not aligned"),
+        ({"x": (1, 0, 512)}, "reads the arena"),
+        ({"x": (7, 0, 128)}, "no known space"),
+        ({"y": (1, 0, 128)}, "write to an input"),
+        ({"y": (2, 3, 128)}, "outside its output"),
+        ({"y": (0, 128, 64)}, "output is too small"),
+        ({"x": (0, 0, 64)}, "input is too small"),
+        ({"windows": (*WINDOWS[:3], 9, *WINDOWS[4:])}, "do not fit"),
+        ({"windows": (0, *WINDOWS[1:])}, "no values"),
+        ({"windows": (*WINDOWS[:4], 2**40, *WINDOWS[5:])}, "too large"),
+        ({"windows": (*WINDOWS[:8], 0, *WINDOWS[9:])}, "stride or dilation is zero"),
+        ({"x_zero_point": 256}, "no uint8"),
+        ({"bias": np.zeros(7, np.int32)}, "another size"),
+        ({"clamp": (0.0, 256.0, 0)}, "no uint8"),
+        ({"clamp": (float("nan"), 255.0, 0)}, "no uint8"),
+        ({"table": np.zeros(255, np.uint8)}, "256 entries"),
+    ],
+)
+def test_a_step_that_does_not_hold_together_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    convolve(program())
+    with pytest.raises(ValueError, match=message):
+        convolve(program(), **changes)
+
+
+@needs_native
+def test_inputs_and_outputs_of_another_size_are_refused() -> None:
+    target = program()
+    right, wrong = np.zeros(128, np.float32), np.zeros(127, np.float32)
+    target.run([right], [right.copy()])
+    for inputs, outputs in (([wrong], [right]), ([right], [wrong]), ([], [right])):
+        with pytest.raises(ValueError, match="another"):
+            target.run(inputs, outputs)
+
+
+@needs_native
+def test_sums_beyond_int32_are_refused() -> None:
+    graph, k = Graph(), 70_000
+    x_q, x = np.full((1, k), 255, np.uint8), qparams(1, 0)
+    w_q, w = np.full((k, 1), 127, np.int8), qparams(1, 0, "int8")
+    graph.node("MatMul", [graph.activation("x", x_q, x), graph.weight("w", w_q, w)], "y")
+    with pytest.raises(RuntimeUnavailable, match="beyond int32"):
+        graph.run(["y"])
+
+
+@needs_native
+def test_what_the_engine_does_not_know_is_named() -> None:
+    graph = Graph()
+    graph.node("Cos", [graph.input("x", np.ones(3, np.float32))], "y")
+    content = graph.proto(["y"]).SerializeToString()
+    with pytest.raises(RuntimeUnavailable, match="Cos"):
+        intact.QuantizedModel(content, runtime="native").run(graph.inputs)
+    fallen_back = intact.QuantizedModel(content)
+    np.testing.assert_allclose(fallen_back.run(graph.inputs)[0], np.cos(1), rtol=1e-6)
+    assert fallen_back.runtime == "onnxruntime"
+    assert "Cos" in fallen_back.session.refusal
+
+
+def test_an_unknown_runtime_is_refused() -> None:
+    graph = Graph()
+    graph.node("Relu", [graph.input("x", np.ones(3, np.float32))], "y")
+    with pytest.raises(InputError, match="choose from auto, native, onnxruntime"):
+        _ = intact.QuantizedModel(graph.proto(["y"]).SerializeToString(), runtime="x").session  # type: ignore[arg-type]
+
+
+@needs_native
+def test_an_instruction_set_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph()
+    rng = np.random.default_rng(0)
+    operands = [
+        graph.activation("x", *activation(rng, (2, 5))),
+        graph.weight("w", *weight(rng, (5, 3), 1)),
+    ]
+    graph.node("MatMul", operands, "y")
+    content = graph.proto(["y"]).SerializeToString()
+    monkeypatch.setenv("INTACT_ISA", "neon9")
+    with pytest.raises(RuntimeUnavailable, match="'neon9' is unknown"):
+        _ = intact.QuantizedModel(content, runtime="native").session
+    monkeypatch.setenv("INTACT_ISA", "portable")
+    model = intact.QuantizedModel(content, runtime="native")
+    assert model.session.native is not None and model.session.native.isa == "portable"
+    model.run(graph.inputs)
