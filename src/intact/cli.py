@@ -17,6 +17,7 @@ from intact.capture.onnx import capture
 from intact.capture.signature import Signature
 from intact.core.errors import InputError, IntactError, OutputPathError
 from intact.core.files import write_atomically
+from intact.core.native import native
 from intact.core.ranges import METHODS
 from intact.data import ImageOptions, batches
 from intact.emit import TARGETS
@@ -135,6 +136,14 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _version() -> str:
+    """The version, and what models will run on here."""
+    if native is None:
+        return f"intact {intact.__version__} (no native engine: models run on ONNX Runtime)"
+    best, *others = native.instruction_sets()
+    return f"intact {intact.__version__} (native engine: {best}; also {', '.join(others)})"
+
+
 def _show(content: str | dict[str, Any]) -> None:
     print(content if isinstance(content, str) else json.dumps(content, indent=1))
 
@@ -210,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="intact", description="int8 models that keep their accuracy, for any ONNX runtime"
     )
-    parser.add_argument("--version", action="version", version=f"intact {intact.__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     quantize = commands.add_parser("quantize", help="make an int8 model from a float ONNX file")

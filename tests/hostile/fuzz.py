@@ -62,8 +62,11 @@ def _dynamic() -> Seed:
     rng, graph = np.random.default_rng(1), Graph()
     x = graph.input("x", rng.standard_normal((2, 6, 9, 9)).astype(np.float32))
     w = weight(rng, (8, 3, 3, 3), 0)[0]
-    dynamic_call(graph, "DynamicConv", x, w, np.full(8, 0.01, np.float32), axes=[1, 2, 3],
-                 strides=[2, 1], dilations=[1, 1], group=2, pads=[0, 0, 1, 1, 0, 0, 1, 1])  # fmt: skip
+    scale = np.full(8, 0.01, np.float32)
+    dynamic_call(
+        graph, "DynamicConv", x, w, scale, axes=[1, 2, 3], strides=[2, 1], dilations=[1, 1],
+        group=2, pads=[0, 0, 1, 1, 0, 0, 1, 1],
+    )  # fmt: skip
     graph.node("Add", ["product", graph.constant("b", np.ones((8, 1, 1), np.float32))], "c")
     graph.node("MaxPool", [graph.node("Relu", ["c"], "r")], "p", kernel_shape=[2, 2])
     graph.node("GlobalAveragePool", ["p"], "g")
