@@ -1,8 +1,13 @@
-"""What happens before the engine: indices, masks and embeddings, which another runtime computes.
+"""What happens before the engine, in another runtime: indices, masks, embeddings, preprocessing.
 
-Integer and boolean inputs of a model (token ids, attention masks) lead to a few lookups and
-comparisons, and from there to floats. Those nodes run in the fallback runtime, as a model of their
-own whose outputs are inputs of the engine's program.
+Rules, in order:
+
+1. Integer and boolean inputs of a model (token ids, attention masks) lead to a few lookups and
+   comparisons, and from there to floats; those nodes come before the engine.
+2. So does an operator that the engine does not know, with all that it reads, as long as no
+   convolution, matrix product or recurrence is among that: then the engine is left out altogether.
+
+The nodes run as a model of their own, whose outputs are inputs of the engine's program.
 """
 
 from dataclasses import dataclass
@@ -10,6 +15,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from intact.engine.lowering import LOWERINGS
 from intact.engine.values import Unsupported
 
 __all__ = ["Prelude", "find_prelude"]
@@ -18,6 +24,14 @@ __all__ = ["Prelude", "find_prelude"]
 _CHEAP: Final = frozenset(
     {"Add", "Cast", "Div", "Expand", "Identity", "Mul", "Reshape", "Sub", "Unsqueeze", "Where"}
 )
+
+
+_PRODUCTS: Final = frozenset(
+    {
+        "Conv", "ConvTranspose", "DynamicConv", "DynamicConvTranspose", "DynamicGRU",
+        "DynamicLSTM", "DynamicMatMul", "GRU", "Gemm", "LSTM", "MatMul",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ def find_prelude(model: ir.Model) -> Prelude:
                 continue
             found[node] = None
             ours.update(node.outputs)
+    _add_unknown(graph, shapes, found)
     results = set(graph.outputs)
     outputs = [
         value for node in found for value in node.outputs
@@ -66,6 +81,23 @@ def find_prelude(model: ir.Model) -> Prelude:
             raise Unsupported(f"'{value.name}' is not computed from floats")
     extracted = _extract(model, outputs, set(found) | shapes) if outputs else None
     return Prelude(frozenset(found), tuple(str(v.name) for v in outputs), extracted)
+
+
+def _add_unknown(graph: ir.Graph, shapes: set[ir.Node], found: dict[ir.Node, None]) -> None:
+    """Rule 2."""
+    for node in graph:
+        if node in found or node in shapes or (node.domain, node.op_type) in LOWERINGS:
+            continue
+        todo = [node]
+        while todo:
+            needed = todo.pop()
+            if needed in found or needed in shapes:
+                continue
+            if needed.op_type in _PRODUCTS:
+                kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+                raise Unsupported(f"operator '{node.name}' is a {kind}")
+            found[needed] = None
+            todo.extend(p for v in needed.inputs if v is not None and (p := v.producer()))
 
 
 def _shape_nodes(graph: ir.Graph) -> set[ir.Node]:
