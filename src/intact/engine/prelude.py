@@ -77,7 +77,7 @@ def find_prelude(model: ir.Model) -> Prelude:
         or any(use.node not in found and use.node not in shapes for use in value.uses())
     ]  # fmt: skip
     for value in outputs:
-        if value.dtype != ir.DataType.FLOAT or value in results:
+        if value.dtype not in (None, ir.DataType.FLOAT) or value in results:
             raise Unsupported(f"'{value.name}' is not computed from floats")
     extracted = _extract(model, outputs, set(found) | shapes) if outputs else None
     return Prelude(frozenset(found), tuple(str(v.name) for v in outputs), extracted)
