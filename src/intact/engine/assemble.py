@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intact.core.native import native
-from intact.engine.values import Instruction, Tensor
+from intact.engine.program import Instruction, Tensor
 
 __all__ = ["Weights", "assemble"]
 

@@ -19,7 +19,8 @@ from intact.engine.fuse import fuse
 from intact.engine.lowering import lower
 from intact.engine.memory import place
 from intact.engine.prelude import find_prelude
-from intact.engine.values import Instruction, Opaque, Storage, Tensor, Unsupported
+from intact.engine.program import Instruction, Storage, Tensor, Unsupported
+from intact.engine.values import Opaque
 
 __all__ = ["Executable", "Model"]
 

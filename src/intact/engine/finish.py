@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from intact.core.arithmetic import table
 from intact.core.qparams import QParams
+from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -20,14 +21,10 @@ from intact.engine.values import (
     Maximum,
     Mean,
     Product,
-    Quantization,
     Scaled,
     Stored,
     Sum,
-    Tensor,
-    Unsupported,
     Value,
-    new_tensor,
 )
 
 __all__ = ["quantize", "realize"]

@@ -9,7 +9,7 @@ Rules, in order:
 4. An instruction of which nothing is read any more goes.
 """
 
-from intact.engine.values import Instruction, Storage, Tensor
+from intact.engine.program import Instruction, Storage, Tensor
 
 __all__ = ["fuse"]
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from intact.engine.values import Instruction, Storage, Tensor
+from intact.engine.program import Instruction, Storage, Tensor
 
 __all__ = ["place"]
 

@@ -16,7 +16,7 @@ from typing import Final
 import onnx_ir as ir
 
 from intact.engine.lowering import LOWERINGS
-from intact.engine.values import Unsupported
+from intact.engine.program import Unsupported
 
 __all__ = ["Prelude", "find_prelude"]
 

@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intact.engine.values import (
-    Instruction,
-    Rows,
-    Storage,
-    Stored,
-    Tensor,
-    Unsupported,
-    new_tensor,
-)
+from intact.engine.program import Instruction, Storage, Tensor, Unsupported, new_tensor
+from intact.engine.values import Rows, Stored
 
 __all__ = ["State", "reshaped"]
 

@@ -21,17 +21,9 @@ from numpy.typing import NDArray
 from intact.engine.finish import realize
 from intact.engine.lowering import attention, pointwise, pools, products, views
 from intact.engine.lowering.common import Lowering, attribute, fold
+from intact.engine.program import Tensor, Unsupported
 from intact.engine.state import State
-from intact.engine.values import (
-    Constant,
-    Function,
-    Opaque,
-    Product,
-    Stored,
-    Tensor,
-    Unsupported,
-    Value,
-)
+from intact.engine.values import Constant, Function, Opaque, Product, Stored, Value
 
 __all__ = ["LOWERINGS", "lower"]
 

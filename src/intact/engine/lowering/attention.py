@@ -8,19 +8,9 @@ import onnx_ir as ir
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, describe
 from intact.engine.lowering.products import weight_product
+from intact.engine.program import Unsupported, new_tensor, row_major
 from intact.engine.state import State
-from intact.engine.values import (
-    Constant,
-    Dequantized,
-    Probabilities,
-    Scaled,
-    Scores,
-    Stored,
-    Unsupported,
-    Value,
-    new_tensor,
-    row_major,
-)
+from intact.engine.values import Constant, Dequantized, Probabilities, Scaled, Scores, Stored, Value
 
 __all__ = ["LOWERINGS"]
 

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from intact.engine.program import Quantization, Unsupported
 from intact.engine.state import State
-from intact.engine.values import Constant, Quantization, Unsupported, Value
+from intact.engine.values import Constant, Value
 
 __all__ = ["Lowering", "attribute", "describe", "fold", "known", "quantization", "table_of"]
 

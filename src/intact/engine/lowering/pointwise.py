@@ -11,6 +11,7 @@ import onnx_ir as ir
 from intact.core.arithmetic import FUNCTIONS
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, describe, known, table_of
+from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -24,10 +25,7 @@ from intact.engine.values import (
     Scores,
     Stored,
     Sum,
-    Tensor,
-    Unsupported,
     Value,
-    new_tensor,
 )
 
 __all__ = ["LOWERINGS"]

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
 from intact.engine.lowering.products import spatial_of, windows_of
+from intact.engine.program import Unsupported, Windows
 from intact.engine.state import State
-from intact.engine.values import Dequantized, Maximum, Mean, Unsupported, Value, Windows
+from intact.engine.values import Dequantized, Maximum, Mean, Value
 
 __all__ = ["LOWERINGS"]
 

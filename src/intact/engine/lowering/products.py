@@ -10,19 +10,9 @@ from numpy.typing import NDArray
 from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
+from intact.engine.program import Unsupported, Windows, new_tensor
 from intact.engine.state import State
-from intact.engine.values import (
-    Constant,
-    Dequantized,
-    Function,
-    Mean,
-    Product,
-    Stored,
-    Unsupported,
-    Value,
-    Windows,
-    new_tensor,
-)
+from intact.engine.values import Constant, Dequantized, Function, Mean, Product, Stored, Value
 
 __all__ = ["LOWERINGS", "spatial_of", "windows_of"]
 

@@ -9,17 +9,9 @@ import onnx_ir as ir
 
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
+from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State, reshaped
-from intact.engine.values import (
-    Dequantized,
-    Joined,
-    Scaled,
-    Stored,
-    Tensor,
-    Unsupported,
-    Value,
-    new_tensor,
-)
+from intact.engine.values import Dequantized, Joined, Scaled, Stored, Value
 
 __all__ = ["LOWERINGS"]
 

@@ -1,0 +1,178 @@
+// Depthwise convolutions, an output row a job: to uint8, or to float32 where each image has scale and
+// zero point of its own.
+
+#include "finish.hpp"
+#include "steps.hpp"
+
+namespace intact {
+namespace {
+
+class DepthwiseConvolution final : public Step {
+ public:
+  DepthwiseConvolution(const Program& program, Region x, Region y, const Windows& w,
+                       std::uint8_t x_zero_point, const std::vector<std::int8_t>& weights,
+                       const Output& output, Tail tail)
+      : x_(x), y_(y), w_(w), tail_(std::move(tail)), k_(program.engine().kernels()) {
+    w_.check();
+    const std::size_t channels = w_.channels, lanes = k_.lanes;
+    program.check(x_);
+    program.check(y_);
+    require(x_.space == Space::kArena, "a convolution reads the arena alone");
+    require(x_.bytes >= times(w_.in_pixels(), channels), "a convolution's input is too small");
+    require(y_.bytes >= times(w_.out_pixels(), channels), "a convolution's output is too small");
+    require(weights.size() == times(times(w_.kernel_h, w_.kernel_w), channels),
+            "weights do not fit the kernel and the channels");
+    require(output.bias.size() == channels && output.scale.size() == channels && !output.real,
+            "a convolution's bias or scale has another size than its output");
+    require(tail_.table.empty() || tail_.table.size() == 256, "a table has not 256 entries");
+    if (tail_.other) {
+      program.check(*tail_.other);
+      require(tail_.other->bytes >= times(w_.out_pixels(), channels), "a summand is too small");
+    }
+    weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
+    pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
+    bias_.resize(round_up(channels, lanes));
+    scale_.resize(round_up(channels, lanes));
+    for (std::size_t p = 0; p < bias_.size(); ++p) {
+      const std::size_t channel = p / lanes * lanes + depthwise_order(lanes, p % lanes);
+      if (channel >= channels) continue;
+      bias_[p] = output.bias[channel];
+      scale_[p] = output.scale[channel];
+    }
+    d_ = {.height = w_.height, .width = w_.width, .channels = channels, .out_width = w_.out_width,
+          .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .stride_h = w_.stride_h,
+          .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
+          .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
+          .weights = weights_.data(),
+          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point}};
+  }
+
+  std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const std::uint8_t>(x_);
+    auto* y = context.at<std::uint8_t>(y_);
+    context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = job / w_.out_height, line = job % w_.out_height;
+      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
+                       static_cast<std::ptrdiff_t>(w_.pad_top);
+      const std::size_t at = job * w_.out_width * w_.channels;
+      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, 0, w_.channels, y + at,
+                   context.engine.scratch(thread));
+      const std::size_t size = w_.out_width * w_.channels;
+      if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
+      if (tail_.other) {
+        const auto* other = context.at<const std::uint8_t>(*tail_.other) + at;
+        k_.add(y + at, size, other, size, 1, size, tail_.sum, y + at, size);
+      }
+    });
+  }
+
+ private:
+  Region x_, y_;
+  Windows w_;
+  Tail tail_;
+  const Kernels& k_;
+  std::vector<std::int8_t> weights_;
+  std::vector<std::int32_t> bias_;
+  std::vector<float> scale_;
+  Depthwise d_;
+};
+
+// Of images that were quantized one by one; ends in float32.
+class RealDepthwise final : public Step {
+ public:
+  RealDepthwise(const Program& program, Region x, Region y, const Windows& w,
+                const std::vector<std::int8_t>& weights, Output output)
+      : x_(x), y_(y), w_(w), out_(std::move(output)), k_(program.engine().kernels()) {
+    w_.check();
+    const std::size_t channels = w_.channels, size = times(w_.out_pixels(), channels);
+    program.check(x_);
+    program.check(y_);
+    require(x_.bytes >= times(w_.in_pixels(), channels), "a convolution's input is too small");
+    require(y_.bytes >= times(size, sizeof(float)), "a convolution's output is too small");
+    require(weights.size() == times(times(w_.kernel_h, w_.kernel_w), channels),
+            "weights do not fit the kernel and the channels");
+    require(out_.bias.size() == channels && out_.scale.size() == channels && out_.real &&
+                out_.rows && !out_.real->quantized,
+            "a convolution's bias or scale has another size than its output");
+    require(out_.real->shift.empty() || out_.real->shift.size() == channels,
+            "a shift has another size");
+    for (const Region& region : {out_.rows->scales, out_.rows->zero_points}) {
+      program.check(region);
+      require(region.bytes >= times(w_.images, sizeof(float)),
+              "a convolution has too few scales or zero points");
+    }
+    if (out_.real->other) {
+      program.check(*out_.real->other);
+      require(out_.real->other->bytes >= times(size, sizeof(float)), "a summand is too small");
+    }
+    weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
+    pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
+    // Kernels read whole vectors of these.
+    out_.bias.resize(round_up(channels, k_.lanes));
+    out_.scale.resize(round_up(channels, k_.lanes));
+    if (!out_.real->shift.empty()) out_.real->shift.resize(round_up(channels, k_.lanes));
+  }
+
+  std::size_t scratch() const override { return depthwise_scratch(k_, shape(0)); }
+
+  void run(const Context& context) const override {
+    const auto* x = context.at<const std::uint8_t>(x_);
+    auto* y = context.at<float>(y_);
+    const auto* scales = context.at<const float>(out_.rows->scales);
+    const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
+    context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = job / w_.out_height, line = job % w_.out_height;
+      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
+                       static_cast<std::ptrdiff_t>(w_.pad_top);
+      const std::size_t at = job * w_.out_width * w_.channels;
+      auto* sums = reinterpret_cast<std::int32_t*>(y + at);
+      k_.depthwise_sums(shape(static_cast<std::uint8_t>(points[image])),
+                        x + image * w_.height * w_.width * w_.channels, top, sums,
+                        context.engine.scratch(thread));
+      const float* shift = out_.real->shift.empty() ? nullptr : out_.real->shift.data();
+      const DequantizeRows d{out_.bias.data(), out_.scale.data(), shift, &scales[image],
+                             &points[image]};
+      for (std::size_t o = 0; o < w_.out_width; ++o) {
+        float* row = y + at + o * w_.channels;
+        k_.dequantize_wide(sums + o * w_.channels, 1, w_.channels, d, row, w_.channels);
+      }
+      const std::size_t size = w_.out_width * w_.channels;
+      finish_rows(context, k_, *out_.real, y_, at, 1, size, size, y + at, size);
+    });
+  }
+
+ private:
+  Depthwise shape(std::uint8_t x_zero_point) const {
+    return {.height = w_.height, .width = w_.width, .channels = w_.channels,
+            .out_width = w_.out_width, .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w,
+            .stride_h = w_.stride_h, .stride_w = w_.stride_w, .dilation_h = w_.dilation_h,
+            .dilation_w = w_.dilation_w, .pad_top = w_.pad_top, .pad_left = w_.pad_left,
+            .x_zero_point = x_zero_point, .weights = weights_.data(), .output = {}};
+  }
+
+  Region x_, y_;
+  Windows w_;
+  Output out_;
+  const Kernels& k_;
+  std::vector<std::int8_t> weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_depthwise(const Program& program, Region x, Region y,
+                                     const Windows& windows, std::uint8_t x_zero_point,
+                                     const std::vector<std::int8_t>& weights, const Output& output,
+                                     Tail tail) {
+  return std::make_unique<DepthwiseConvolution>(program, x, y, windows, x_zero_point, weights,
+                                                output, std::move(tail));
+}
+
+std::unique_ptr<Step> make_real_depthwise(const Program& program, Region x, Region y,
+                                          const Windows& windows,
+                                          const std::vector<std::int8_t>& weights, Output output) {
+  return std::make_unique<RealDepthwise>(program, x, y, windows, weights, std::move(output));
+}
+
+}  // namespace intact
