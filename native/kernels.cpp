@@ -20,7 +20,7 @@ namespace {
 
 #ifdef INTACT_X86
 // AMX's registers are large, so Linux gives them to a process that asks.
-bool amx_granted() {
+[[maybe_unused]] bool amx_granted() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -29,14 +29,14 @@ bool amx_granted() {
 #endif
 }
 
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
   return (d & kTile) && (d & kInt8) && amx_granted();
 }
 
-bool has_avx_vnni() {
+[[maybe_unused]] bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
   return a & (1u << 4);
@@ -52,13 +52,25 @@ std::vector<const Kernels*> find_kernels() {
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vnni");
   const bool vbmi = vnni && __builtin_cpu_supports("avx512vbmi");
-  if (vbmi && has_amx()) found.push_back(&kAmx);
-  if (vbmi) found.push_back(&kAvx512Vbmi);
-  if (vnni) found.push_back(&kAvx512Vnni);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    if (has_avx_vnni()) found.push_back(&kAvxVnni);
-    found.push_back(&kAvx2);
-  }
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const auto add = [&](bool there, const Kernels& kernels) {
+    if (there) found.push_back(&kernels);
+  };
+#ifdef INTACT_HAS_AMX
+  add(vbmi && has_amx(), kAmx);
+#endif
+#ifdef INTACT_HAS_AVX512_VBMI
+  add(vbmi, kAvx512Vbmi);
+#endif
+#ifdef INTACT_HAS_AVX512_VNNI
+  add(vnni, kAvx512Vnni);
+#endif
+#ifdef INTACT_HAS_AVX_VNNI
+  add(avx2 && has_avx_vnni(), kAvxVnni);
+#endif
+#ifdef INTACT_HAS_AVX2
+  add(avx2, kAvx2);
+#endif
 #endif
   found.push_back(&kPortable);
   return found;

@@ -60,6 +60,12 @@ inline void transpose4(const float* x, std::size_t x_stride, float scale, float*
     __builtin_memcpy(&r[j], x + j * x_stride, 16);
     r[j] *= scale;
   }
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define INTACT_SHUFFLES
+#endif
+#endif
+#ifdef INTACT_SHUFFLES
   const Four a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
   const Four b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
   const Four c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
@@ -67,6 +73,10 @@ inline void transpose4(const float* x, std::size_t x_stride, float scale, float*
   const Four out[4] = {
       __builtin_shufflevector(a, c, 0, 1, 4, 5), __builtin_shufflevector(a, c, 2, 3, 6, 7),
       __builtin_shufflevector(b, d, 0, 1, 4, 5), __builtin_shufflevector(b, d, 2, 3, 6, 7)};
+#else
+  Four out[4];
+  for (std::size_t i = 0; i < 4; ++i) out[i] = Four{r[0][i], r[1][i], r[2][i], r[3][i]};
+#endif
   for (std::size_t i = 0; i < 4; ++i) __builtin_memcpy(y + i * stride, &out[i], 16);
 }
 
