@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -132,14 +131,20 @@ def load_cost(name: str, threads: int) -> dict[str, Any]:
 
 
 def _load(form: str, path: Path, threads: int, feeds: Feeds) -> tuple[float, float]:
-    warm = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident()
     start = time.perf_counter()
     run = open_form(form, path, threads, feeds)
     run(feeds)
     seconds = time.perf_counter() - start
     for _ in range(5):
         run(feeds)
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - warm) / 1024
+    return seconds, (_resident() - before) / 2**20
+
+
+def _resident() -> int:
+    """Bytes of this process in memory (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_processes(
@@ -203,7 +208,7 @@ def main() -> None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = os.environ["DNNL_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
     console = Console(width=140)
     if options.load:
-        results = list(in_processes(load_cost, options.threads, names=options.models))
+        results = [load_cost(name, options.threads) for name in options.models]
         console.print(load_table(results))
         return
     engine = native.Engine.create(options.threads, os.environ.get("INTACT_ISA", ""))
