@@ -1,6 +1,6 @@
 """Latency beside ONNX Runtime and OpenVINO: interleaved in one run, medians, as ratios.
 
-    pip install openvino nncf
+    pip install -c constraints.txt -e '.[bench]'
     python -m benchmarks.latency                        # seven models, 2 threads, batch 1
     python -m benchmarks.latency --threads 1 resnet18
     python -m benchmarks.latency --load                 # time to load, and memory at run time

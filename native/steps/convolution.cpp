@@ -272,8 +272,8 @@ class Convolution final : public Step {
   }
 
   // Rows [row, row + count) of the matrix of windows: [kernel_h][kernel_w][group_channels_] each.
-  void gather(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count, std::size_t channel,
-              std::uint8_t* to) const {
+  void gather(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count,
+              std::size_t channel, std::uint8_t* to) const {
     // Counted up: a division for each row would cost as much as the copy.
     std::size_t column = row % w_.out_width, line = row / w_.out_width % w_.out_height;
     std::size_t image = row / w_.out_width / w_.out_height;

@@ -6,9 +6,9 @@ namespace intact {
 
 // What is left to do with `count` rows of `width` floats, which belong at value `at` of the output,
 // whose rows are `columns` wide.
-inline void finish_rows(const Context& context, const Kernels& k, const RealTail& real, const Region& y,
-                 std::size_t at, std::size_t count, std::size_t width, std::size_t columns,
-                 float* rows, std::size_t stride) {
+inline void finish_rows(const Context& context, const Kernels& k, const RealTail& real,
+                        const Region& y, std::size_t at, std::size_t count, std::size_t width,
+                        std::size_t columns, float* rows, std::size_t stride) {
   const auto apply = [&](const std::optional<Applied>& f) {
     if (f) k.unary(f->function, f->alpha, f->beta, rows, count, width, stride);
   };

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from intact.core.native import native
-from intact.core.qparams import BOUNDS, Dtype, QParams, asymmetric, dequantize
+from intact.core.qparams import Dtype, QParams, dequantize
 from intact.emit.functions import function
 from intact.engine.compile import Model
+from tests.operators import runtime
+from tests.operators.runtime import output, qparams
+
+__all__ = [
+    "ISAS", "Graph", "activation", "assert_same", "bias", "dynamic_call", "each_isa", "needs_native",
+    "output", "qparams", "quick", "weight",
+]  # fmt: skip
 
 needs_native = pytest.mark.skipif(native is None, reason="the native part is not built")
 # The same examples every time, for every instruction set that this CPU has.
@@ -96,46 +103,25 @@ def _no_session(content: bytes) -> Any:
     raise AssertionError("this graph needs no other runtime")
 
 
-def qparams(
-    scale: Any, zero_point: Any, dtype: Dtype = "uint8", axis: int | None = None
-) -> QParams:
-    scale = np.asarray(scale, np.float32)
-    return QParams(
-        scale, np.broadcast_to(np.asarray(zero_point, np.int32), scale.shape), dtype, axis
-    )
-
-
 def activation(
     rng: np.random.Generator, shape: Sequence[int], dtype: Dtype = "uint8"
 ) -> tuple[Array, QParams]:
-    """Random integers, a quarter of them at the bounds, with a random scale and zero point."""
-    low, high = BOUNDS[dtype]
-    q = rng.integers(low, high + 1, shape)
-    q = np.where(rng.random(shape) < 0.25, rng.choice([low, high], shape), q).astype(dtype)
-    zero_point = rng.choice([low, high, (low + high + 1) // 2, rng.integers(low, high + 1)])
-    return q, qparams(rng.uniform(1e-3, 0.1), zero_point, dtype)
+    """Random integers, and what they mean."""
+    return runtime.activation(rng, shape, dtype)[:2]
 
 
 def weight(
     rng: np.random.Generator, shape: Sequence[int], axis: int | None, dtype: Dtype = "int8"
 ) -> tuple[Array, QParams]:
-    """Random weights in [-127, 127], a quarter at the ends; uint8 ones have zero point 128."""
-    q = rng.integers(-127, 128, shape)
-    q = np.where(rng.random(shape) < 0.25, rng.choice([-127, 127], shape), q)
-    middle = 128 if dtype == "uint8" else 0
-    scale = rng.uniform(1e-4, 0.02, () if axis is None else shape[axis])
-    return (q + middle).astype(dtype), qparams(scale, middle, dtype, axis)
+    """Random weights, and what they mean."""
+    return runtime.weight(rng, shape, axis, dtype)[:2]
 
 
 def bias(rng: np.random.Generator, x: QParams, w: QParams, size: int) -> tuple[Array, QParams]:
     """An int32 bias at the scale of the products."""
-    q = rng.integers(-20000, 20001, size).astype(np.int32)
-    return q, qparams(np.resize(x.scale * w.scale, size), 0, "int32", 0)
-
-
-def output(real: Array, dtype: Dtype = "uint8") -> QParams:
-    """Parameters that cover nine tenths of an output's range, so that some values clamp."""
-    return asymmetric(0.9 * float(real.min()), 0.9 * float(real.max()), dtype)
+    nothing = np.zeros(0)
+    operands = (runtime.Quantized(nothing, x), runtime.Quantized(nothing, w))
+    return runtime.bias(rng, *operands, size)[:2]
 
 
 def dynamic_call(

@@ -6,7 +6,6 @@ same bytes in any order, batching or sharding.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from intact.calibrate.samples import Array, Feeds, Sample, join, split
 from intact.capture.signature import Signature
 from intact.core.errors import CalibrationError, IntactError
+from intact.core.machine import cores
 from intact.core.statistics import Statistics, TensorStatistics
 
 __all__ = ["Collector", "fingerprint"]
@@ -60,7 +60,7 @@ class Collector:
         self.statistics = Statistics.empty(model_id, self._names)
         # Samples run side by side, one thread each, so no thread waits for another and a sample's
         # arithmetic does not depend on their number.
-        self._workers = threads or _cores()
+        self._workers = threads or cores()
         self._runners = ThreadPoolExecutor(self._workers, "intact-calibrate")
 
     def observe(self, feeds: Feeds) -> list[Array]:
@@ -172,8 +172,3 @@ def _session(graph: ir.Model, names: Sequence[str]) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

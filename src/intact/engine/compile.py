@@ -1,6 +1,7 @@
 """A quantized ONNX model as programs of the native engine, one for each set of input shapes."""
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ __all__ = ["Executable", "Model"]
 _Shapes = tuple[tuple[int, ...], ...]
 
 _KEPT: Final = 16  # programs of different input shapes that are kept
-
 
 Session = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 
@@ -85,6 +85,7 @@ class Model:
         self._before = None
         if self._prelude.model is not None:
             self._before = open_session(ir.to_proto(self._prelude.model).SerializeToString())
+        self._lock = threading.Lock()
         self._weights = Weights(self.engine)
         self._programs: OrderedDict[_Shapes, Executable] = OrderedDict()
         self._floats = [v for v in self._graph.inputs if v.dtype == ir.DataType.FLOAT]
@@ -108,14 +109,11 @@ class Model:
     ) -> Executable:
         shapes = tuple(tuple(feeds[str(v.name)].shape) for v in self._graph.inputs)
         key = (*shapes, *(array.shape for array in arrays))
-        found = self._programs.get(key)
-        if found is None:
-            found = self._compile(shapes, arrays)
-            self._programs[key] = found
+        with self._lock:  # callers of one session may meet a new shape together
+            found = self._programs.pop(key, None) or self._compile(shapes, arrays)
+            self._programs[key] = found  # the last used comes last
             if len(self._programs) > _KEPT:
                 self._programs.popitem(last=False)
-        else:
-            self._programs.move_to_end(key)
         return found
 
     def _compile(

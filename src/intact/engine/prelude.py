@@ -25,7 +25,6 @@ _CHEAP: Final = frozenset(
     {"Add", "Cast", "Div", "Expand", "Identity", "Mul", "Reshape", "Sub", "Unsqueeze", "Where"}
 )
 
-
 _PRODUCTS: Final = frozenset(
     {
         "Conv", "ConvTranspose", "DynamicConv", "DynamicConvTranspose", "DynamicGRU",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intact.core.qparams import Dtype, QParams, dequantize
 from intact.engine.program import Quantization, Tensor, Windows, row_major
 
 __all__ = [
@@ -46,7 +47,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Constant(Value):
-    """Known before anything runs; `quantization` where it is the integers of a real tensor."""
+    """Known before anything runs; scale and zero_point where it holds integers of a real tensor."""
 
     array: NDArray[Any]
     scale: NDArray[np.float32] | None = None
@@ -62,14 +63,11 @@ class Constant(Value):
         """The array, dequantized where it holds integers of a real tensor."""
         if self.scale is None:
             return self.array
-        scale, zero_point = self.scale, self.zero_point
-        if self.axis is not None and scale.ndim:
-            around = [1] * self.array.ndim
-            around[self.axis] = -1
-            scale = scale.reshape(around)
-            zero_point = None if zero_point is None else zero_point.reshape(around)
-        steps = self.array.astype(np.int64) - (0 if zero_point is None else zero_point)
-        return steps.astype(np.float32) * scale
+        points = (
+            np.zeros(self.scale.shape, np.int32) if self.zero_point is None else self.zero_point
+        )
+        dtype: Dtype = self.array.dtype.name  # type: ignore[assignment]
+        return dequantize(self.array, QParams(self.scale, points, dtype, self.axis))
 
 
 @dataclass(frozen=True, eq=False)

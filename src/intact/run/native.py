@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from intact.core.errors import IntactError, RuntimeUnavailable
+from intact.core.machine import cores
 from intact.engine.compile import Executable, Model
 from intact.run.onnxruntime import Session
 
@@ -23,13 +24,13 @@ class NativeSession:
     """A model opened by the native engine.
 
     threads: number of threads, None for all cores. The environment variable INTACT_ISA names an
-    instruction set to use instead of the best (see `intact.instruction_sets`).
+    instruction set to use instead of the best; `intact --version` lists them.
     Raises RuntimeUnavailable, naming the operator, if the engine cannot run the model; `run` may
     raise it too, for inputs of shapes that were not met before.
     """
 
     def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
-        count = threads or _cores()
+        count = threads or cores()
         self._model = Model(proto, count, _open_session, os.environ.get("INTACT_ISA", ""))
         self._outputs = [value.name for value in proto.graph.output]
 
@@ -78,8 +79,3 @@ def _open_session(content: bytes) -> _Before:
         return _Before(content)
     except IntactError as error:
         raise RuntimeUnavailable(f"the part before the engine does not run: {error}") from None
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -58,9 +58,10 @@ class SelectedSession:
 
     def settle(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Find out, by compiling for inputs like these, which runtime it is going to be."""
-        if self.native is not None:
+        native = self.native
+        if native is not None:
             try:
-                self.native.executable(feeds)
+                native.executable(feeds)
             except RuntimeUnavailable as error:
                 self._refuse(error)
                 _ = self._fallback
@@ -69,9 +70,10 @@ class SelectedSession:
         self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> list[NDArray[Any]]:
         """The outputs (all, or those named) for the inputs `feeds`."""
-        if self.native is not None:
+        native = self.native  # another caller may leave it meanwhile
+        if native is not None:
             try:
-                return self.native.run(feeds, outputs)
+                return native.run(feeds, outputs)
             except RuntimeUnavailable as error:
                 self._refuse(error)
         return self._fallback.run(feeds, outputs)

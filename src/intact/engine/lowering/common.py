@@ -60,6 +60,11 @@ def quantization(node: ir.Node, scale: Value | None, point: Value | None) -> Qua
 def fold(node: ir.Node, read: list[Value | None]) -> list[NDArray[Any]]:
     """The outputs of a node that reads constants alone."""
     arrays = [None if value is None else known(value, node).array for value in read]
+    if any(
+        a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        for a in node.attributes.values()
+    ):
+        raise Unsupported(f"operator '{node.name}' ({node.op_type}) is control flow")
     try:
         return [np.asarray(result) for result in _evaluate(node, arrays)]
     except Exception as error:  # whatever the evaluator meets in an untrusted file
