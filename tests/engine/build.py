@@ -19,8 +19,8 @@ from tests.operators import runtime
 from tests.operators.runtime import output, qparams
 
 __all__ = [
-    "ISAS", "Graph", "activation", "assert_same", "bias", "dynamic_call", "each_isa", "needs_native",
-    "output", "qparams", "quick", "weight",
+    "ISAS", "Graph", "activation", "assert_same", "bias", "dynamic_call", "each_isa",
+    "needs_native", "output", "qparams", "quick", "weight",
 ]  # fmt: skip
 
 needs_native = pytest.mark.skipif(native is None, reason="the native part is not built")

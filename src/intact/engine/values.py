@@ -5,6 +5,7 @@ nothing: its reader decides what is computed. So a convolution that QuantizeLine
 integer operator, whatever activation stands between the two.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
@@ -37,12 +38,12 @@ __all__ = [
 ]
 
 
-class Value:
+class Value(ABC):
     """A value of the graph. shape: as the graph has it."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, eq=False)

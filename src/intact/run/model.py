@@ -1,6 +1,7 @@
 """Models that can be called: the bytes of an ONNX file, a session, and how the user calls it."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from intact.run.select import Runtime, SelectedSession
 __all__ = ["FloatModel", "OnnxModel", "QuantizedModel"]
 
 
-class OnnxModel:
+class OnnxModel(ABC):
     """An ONNX model that is called as the user's own is: torch in, torch out; numpy in, numpy out.
 
     content: the bytes of the ONNX file. threads: of one operator, None for all cores.
@@ -28,9 +29,9 @@ class OnnxModel:
     """
 
     @property
+    @abstractmethod
     def session(self) -> Session | SelectedSession:
         """The open session."""
-        raise NotImplementedError
 
     def __init__(self, content: bytes, signature: Signature, threads: int | None = None) -> None:
         self.content = content
