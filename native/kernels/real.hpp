@@ -73,57 +73,51 @@ typename V::F tanh(typename V::F x) {
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
 }
 
-template <class V, class Function>
-void for_each(float* y, std::size_t rows, std::size_t columns, std::size_t stride,
-              const Function& f) {
-  if (stride == columns) {
-    columns *= rows;
-    rows = 1;
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t i = 0; i < columns; i += V::kInts) {
-      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
-      float* p = y + r * stride + i;
-      V::store(p, f(V::load(p, n)), n);
-    }
-  }
-}
-
-template <class V>
-void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t rows,
-           std::size_t columns, std::size_t stride) {
+// Calls use(f), where f(x) applies the function to a vector.
+template <class V, class Use>
+void with_function(const intact::Applied& applied, const Use& use) {
   using F = typename V::F;
   using intact::Unary;
   const F zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
-  const F a = V::broadcast(alpha), b = V::broadcast(beta);
-  const auto each = [&](const auto& f) { for_each<V>(y, rows, columns, stride, f); };
-  switch (function) {
-    case Unary::kClip: return each([&](F x) { return V::min(V::max(x, a), b); });
+  const F a = V::broadcast(applied.alpha), b = V::broadcast(applied.beta);
+  switch (applied.function) {
+    case Unary::kNone: return use([](F x) { return x; });
+    case Unary::kClip: return use([&](F x) { return V::min(V::max(x, a), b); });
     case Unary::kGelu:
-      return each([&](F x) {
+      return use([&](F x) {
         const F e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
         return V::mul(V::mul(half, x), V::add(one, e));
       });
     case Unary::kGeluTanh:
-      return each([&](F x) {
+      return use([&](F x) {
         const F cube = V::mul(V::mul(x, x), x);
         const F inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
         return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
       });
     case Unary::kHardSigmoid:
-      return each([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
+      return use([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
     case Unary::kHardSwish:
-      return each([&](F x) {
+      return use([&](F x) {
         const F gate = V::fma(x, V::broadcast(1.0f / 6), half);
         return V::mul(x, V::min(V::max(gate, zero), one));
       });
     case Unary::kLeakyRelu:
-      return each([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
-    case Unary::kRelu: return each([&](F x) { return V::max(x, zero); });
-    case Unary::kSigmoid: return each([&](F x) { return sigmoid<V>(x); });
-    case Unary::kSwish: return each([&](F x) { return V::mul(x, sigmoid<V>(x)); });
-    case Unary::kTanh: return each([&](F x) { return tanh<V>(x); });
+      return use([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
+    case Unary::kRelu: return use([&](F x) { return V::max(x, zero); });
+    case Unary::kSigmoid: return use([&](F x) { return sigmoid<V>(x); });
+    case Unary::kSwish: return use([&](F x) { return V::mul(x, sigmoid<V>(x)); });
+    case Unary::kTanh: return use([&](F x) { return tanh<V>(x); });
   }
+}
+
+template <class V>
+void unary(const intact::Applied& applied, float* y, std::size_t size) {
+  with_function<V>(applied, [&](const auto& f) {
+    for (std::size_t i = 0; i < size; i += V::kInts) {
+      const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+      V::store(y + i, f(V::load(y + i, n)), n);
+    }
+  });
 }
 
 template <class V>

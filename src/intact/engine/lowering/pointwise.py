@@ -66,11 +66,11 @@ def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if x is None or op_type not in _REAL_FUNCTIONS:
         raise Unsupported(f"operator '{node.name}' is a {op_type} of floats")
     alpha, beta = _ends(op_type, arguments)
-    if isinstance(x, Product) and not x.clamps and x.after is None:
+    if isinstance(x, Product) and not x.clamps and x.bounds is None:
         if x.function is None and x.other is None:
             return replace(x, function=(op_type, alpha, beta))
-        if x.other is not None:
-            return replace(x, after=(op_type, alpha, beta))
+        if x.other is not None and clamps:
+            return replace(x, bounds=(alpha, beta) if op_type == "Clip" else (0.0, inf))
     return Function(str(node.name), realize(x, state), op_type, function, alpha, beta)
 
 
