@@ -42,6 +42,7 @@ struct Requantize {
   const float* scale;
   float low, high;
   std::int32_t zero_point;
+  bool small;  // whether every scale is below 1
 };
 
 // Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
@@ -191,11 +192,10 @@ struct Kernels {
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.
   void (*softmax)(float* y, std::size_t size, bool empty_is_zero);
-  // scratch: attention_scratch floats.
+  // scratch: attention_scratch floats, whose pointers do not matter to it.
+  std::size_t (*attention_scratch)(const Attention& a);
   void (*attention)(const Attention& a, float* scratch);
 };
-
-std::size_t attention_scratch(const Attention& a);
 
 // The best kernels that this CPU runs, or those named (raises std::invalid_argument).
 const Kernels& select_kernels(const char* name);

@@ -1,6 +1,7 @@
 // AMX: eight tiles of 16 rows of 64 bytes. Four hold sums of 32 x 32, two activations (32 rows of
 // 64 values) and two weights (64 values of 2 x 16 columns), so that each loaded tile is used twice.
 
+#include "attention_amx.hpp"
 #include "avx512.hpp"
 #include "lookup_vbmi.hpp"
 #include "table.hpp"
@@ -95,6 +96,8 @@ constexpr intact::Kernels with_amx() {
   kernels.begin = begin_amx;
   kernels.gemm = gemm_amx;
   kernels.lookup = lookup_vbmi;
+  kernels.attention_scratch = attention_scratch_amx;
+  kernels.attention = attention_amx;
   return kernels;
 }
 

@@ -95,6 +95,7 @@ struct Avx2Base {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
+  static B min_u8(B a, B b) { return _mm256_min_epu8(a, b); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
   static I round(F v) { return _mm256_cvtps_epi32(v); }
   static F rounded(F v) {

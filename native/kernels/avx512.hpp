@@ -78,6 +78,7 @@ struct Avx512 {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
+  static B min_u8(B a, B b) { return _mm512_min_epu8(a, b); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
   static I round(F v) { return _mm512_cvtps_epi32(v); }  // half to even
   static F rounded(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -130,10 +131,19 @@ struct Avx512 {
       _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(first_bytes(n)), v);
     }
   }
+  // v without its nearest whole number.
+  static F fraction(F v) {
+    constexpr int kNearest = 0x08;
+    return _mm512_reduce_ps(v, kNearest);
+  }
+  // table[index mod 32].
+  static F lookup32(const float (&table)[32], I index) {
+    return _mm512_permutex2var_ps(load(table), index, load(table + 16));
+  }
   // The greater of `most` and the distance of v from the nearest whole number.
   static F greater_fraction(F most, F v) {
-    constexpr int kNearest = 0x08, kGreaterMagnitude = 0x0b;
-    return _mm512_range_ps(most, _mm512_reduce_ps(v, kNearest), kGreaterMagnitude);
+    constexpr int kGreaterMagnitude = 0x0b;
+    return _mm512_range_ps(most, fraction(v), kGreaterMagnitude);
   }
   // The first n values; zeros behind them.
   static F first_values(F v, std::size_t n) { return _mm512_maskz_mov_ps(first(n), v); }

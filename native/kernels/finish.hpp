@@ -36,12 +36,17 @@ struct Quad {
   }
 };
 
-template <class V, std::size_t kVectors>
-void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+// kSmall: no scale reaches 1, so that no product leaves int32, and the bytes can be compared instead.
+template <class V, std::size_t kVectors, bool kSmall>
+void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
   using Q = Quad<V, kVectors>;
-  const auto high = V::broadcast(r.high);
-  const auto low = V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(r.low) + r.zero_point));
+  const std::int32_t zero_point = r.zero_point;  // a copy, which no byte that is written can change
+  const auto byte = [&](float bound) {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
+  };
+  const auto low = byte(r.low), high = byte(r.high);
+  const auto most = V::broadcast(r.high);
   typename V::I bias[kVectors];
   typename V::F scale[kVectors];
   for (std::size_t v = 0; v < kVectors; ++v) {
@@ -52,12 +57,24 @@ void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns
     typename V::I steps[4];
     for (std::size_t v = 0; v < 4; ++v) {
       const auto sum = V::load(sums + Q::row(v, i, count - 1) * Q::kColumns + Q::column(v));
-      const auto biased = V::to_float(V::add(sum, bias[v % kVectors]));
-      steps[v] = V::round(V::min(V::mul(biased, scale[v % kVectors]), high));
+      auto product = V::mul(V::to_float(V::add(sum, bias[v % kVectors])), scale[v % kVectors]);
+      if constexpr (!kSmall) product = V::min(product, most);
+      steps[v] = V::round(product);
     }
-    // Below the lowest uint8 nothing is left of a sum; above `low` the bytes are compared.
-    const auto bytes = V::max_u8(V::in_order(V::narrow(steps, r.zero_point)), low);
+    // A product below int32 becomes its least value, and so the lowest byte.
+    auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
+    if constexpr (kSmall) bytes = V::min_u8(bytes, high);
     Q::store(y, stride, i, count - 1, columns, bytes);
+  }
+}
+
+template <class V, std::size_t kVectors>
+void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+  if (r.small) {
+    requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride);
+  } else {
+    requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride);
   }
 }
 

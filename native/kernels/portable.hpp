@@ -76,6 +76,9 @@ struct Portable {
   static F min(F a, F b) {
     return map<F>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
+  static B min_u8(B a, B b) {
+    return map<B>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }

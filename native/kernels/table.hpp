@@ -52,6 +52,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .attention_scratch = attention_scratch,
       .attention = attention<V>,
   };
 }

@@ -58,6 +58,7 @@ class Convolution final : public Step {
       require(tail_.other->bytes >= times(rows_, columns_), "a summand is too small");
     }
     fused_sum_ = tail_.other && tail_.table.empty() && tail_.sum.a_zero_point == out_.zero_point;
+    small_ = std::all_of(out_.scale.begin(), out_.scale.end(), [](float s) { return s < 1.0f; });
     pad_columns();
     patches_ = {.height = w_.height, .width = w_.width, .pixel = w_.channels,
                 .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .dilation_h = w_.dilation_h,
@@ -233,7 +234,7 @@ class Convolution final : public Step {
   struct Block {
     const Convolution* step;
     const Work* work;
-    const std::int32_t* sums;
+    std::int32_t* sums;
     std::size_t base, pitch, row, count, column, width;
 
     std::size_t parts() const { return (count + step->part_rows_ - 1) / step->part_rows_; }
@@ -278,12 +279,15 @@ class Convolution final : public Step {
                           work.group * weights_->group_bytes;
     const std::size_t panel_bytes = padded_k_ * k_.columns;
     // The next panel comes from the L3 cache while the rows are multiplied by this one.
-    const std::size_t blocks = (rows[0].count + rows[1].count + k_.rows - 1) / k_.rows;
-    const std::size_t share = many_weights() ? panel_bytes / blocks : 0;
+    const std::size_t products = (rows[0].count + rows[1].count + k_.rows - 1) / k_.rows;
+    const std::size_t share = many_weights() ? panel_bytes / products : 0;
     // Sums are finished while the next ones are on their way: two buffers.
-    std::int32_t* const buffers[2] = {reinterpret_cast<std::int32_t*>(scratch),
-                                      reinterpret_cast<std::int32_t*>(scratch + sums_bytes())};
-    Block before{this, &work, nullptr, base, pitch, 0, 0, 0, 0};
+    Block blocks[2];
+    for (std::size_t b = 0; b < 2; ++b) {
+      blocks[b] = {this, &work, reinterpret_cast<std::int32_t*>(scratch + b * sums_bytes()), base, pitch,
+                   0, 0, 0, 0};
+    }
+    std::size_t done = 0;
     for (std::size_t panel = work.first; panel < work.last; ++panel) {
       const std::size_t column = panel * k_.columns;
       const std::int8_t *of = weights + panel * panel_bytes, *next = of + panel_bytes;
@@ -291,21 +295,22 @@ class Convolution final : public Step {
       for (const Rows& part : rows) {
         for (std::size_t r = 0; r < part.count; r += k_.rows, next += share) {
           const std::size_t count = std::min(k_.rows, part.count - r);
-          std::int32_t* sums = buffers[before.sums == buffers[0]];
+          Block &block = blocks[done % 2], &before = blocks[(done + 1) % 2];
           k_.gemm({.a = part.a + r * part.stride, .stride = part.stride, .count = count,
-                   .offsets = offsets, .taps = taps, .k = k, .panel = of, .sums = sums,
+                   .offsets = offsets, .taps = taps, .k = k, .panel = of, .sums = block.sums,
                    .beside = {&Block::finish, &before, before.parts()}, .next = next,
                    .next_bytes = panel + 1 < work.last ? share : 0});
-          before.sums = sums;
-          before.row = row + r;
-          before.count = count;
-          before.column = column;
-          before.width = std::min(k_.columns, weights_->n - column);
+          block.row = row + r;
+          block.count = count;
+          block.column = column;
+          block.width = std::min(k_.columns, weights_->n - column);
+          ++done;
         }
         row += part.count;
       }
     }
-    for (std::size_t part = 0; part < before.parts(); ++part) Block::finish(&before, part);
+    const Block& last = blocks[(done + 1) % 2];
+    for (std::size_t part = 0; part < last.parts(); ++part) Block::finish(&last, part);
   }
 
   // Rows [first, first + count) of a block, without the wasted ones.
@@ -339,7 +344,8 @@ class Convolution final : public Step {
       return;
     }
     std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
-    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point};
+    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point,
+                       small_};
     const std::uint8_t* other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr;
     if (fused_sum_) {
       k_.requantize_add(sums, count, block.width, r, tail_.sum, other, y, columns_);
@@ -417,7 +423,7 @@ class Convolution final : public Step {
   std::size_t threads_;
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
-  bool direct_, sliding_, fused_sum_;
+  bool direct_, sliding_, fused_sum_, small_;
   std::size_t padded_k_, stride_, part_rows_, blocks_;
   std::size_t block_rows_ = 0;
   Lines lines_;

@@ -44,7 +44,8 @@ class DepthwiseConvolution final : public Step {
           .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
           .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
           .weights = weights_.data(),
-          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point}};
+          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
+                     false}};
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
