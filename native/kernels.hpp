@@ -83,12 +83,13 @@ struct Finish {
   const std::int32_t* bias;         // one per column: where rows have parameters, sums of weights
   const float* scale;               // one per column
   const float* shift;               // one per column, or null
-  const float* scales;              // one per row, or null
-  const std::int32_t* zero_points;  // one per row
+  const float* scales;              // one per row (or for all of `one_image`), or null
+  const std::int32_t* zero_points;  // as many
+  bool one_image;
   Applied function;
   const float* other;               // float32 in rows of `stride`, or null
   float low, high;
-  float* y;                         // in rows of `stride`, or null
+  float* y;                         // in rows of `stride`, or null if only extremes are wanted
   std::uint8_t* q;                  // in rows of `stride`, or null
   float q_scale;
   std::int32_t q_zero_point;
@@ -154,10 +155,6 @@ struct Kernels {
                          std::uint8_t* y, std::size_t stride);
   // As `f` says, from sums[count][kernels.columns].
   void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
-  // As `f` says, from sums[count][f.stride] of any width; f.y may be where the sums are. There is a
-  // whole vector of what is given per column for the last columns.
-  void (*finish_wide)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const Finish& f);
   // y[rows][columns] = table[y], in place.
   void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
                  const std::uint8_t* table);
@@ -172,22 +169,25 @@ struct Kernels {
   // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
   void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
-  // The exact sums of the same without weights' sums taken away: sums[out_width][channels].
-  void (*depthwise_sums)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                         std::int32_t* sums, std::uint8_t* scratch);
+  // One output row of an image with scale and zero point of its own, f.scales[0] and
+  // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
+  void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                         const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,
                      std::int32_t zero_point, std::int32_t* y);
-  void (*maximum_real)(float* y, const float* x, std::size_t size);
+  // float32: the largest values, or the sums, of a window's channels.
+  void (*pool_real)(const float* x, const Window& w, std::size_t channels, bool largest, float* y);
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(const Applied& function, float* y, std::size_t size);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
-  void (*quantize)(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
-                   float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride);
-  void (*extremes)(const float* x, std::size_t size, float* low, float* high);
+  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+                   std::uint8_t* y);
+  // Widens *least and *most, which hold zero.
+  void (*extremes)(const float* x, std::size_t size, float* least, float* most);
   void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.

@@ -107,6 +107,15 @@ struct Avx512 {
     out[2] = _mm512_unpacklo_epi16(high01, high23);
     out[3] = _mm512_unpackhi_epi16(high01, high23);
   }
+  // The same four vectors in the order of the channels.
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    const I a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const I c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    out[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    out[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    out[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    out[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
   // The bytes clamp(v + zero_point, 0, 255), as interleave leaves channels: four of each vector in turn.
   static B narrow(const I (&v)[4], std::int32_t zero_point) {
     const B point = _mm512_set1_epi16(static_cast<short>(zero_point));
@@ -130,6 +139,11 @@ struct Avx512 {
     } else {
       _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(first_bytes(n)), v);
     }
+  }
+  // 1 / v for normal v whose reciprocal is normal; relative error below 2e-7 (one step of Newton's).
+  static F reciprocal(F v) {
+    const F r = _mm512_rcp14_ps(v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
   }
   // v without its nearest whole number.
   static F fraction(F v) {

@@ -25,6 +25,23 @@ typename V::I divide_round(typename V::F x, typename V::F scale, typename V::F r
   return V::round(steps);
 }
 
+// clamp(rne(x / scale), low, high) of four vectors; see divide_round.
+template <class V>
+void divide_round4(const typename V::F (&x)[4], typename V::F scale, typename V::F reciprocal,
+                   typename V::F low, typename V::F high, typename V::I (&y)[4]) {
+  typename V::F steps[4], most = V::broadcast(0.0f);
+  for (std::size_t v = 0; v < 4; ++v) {
+    steps[v] = V::min(V::max(V::mul(x[v], reciprocal), low), high);
+    most = V::greater_fraction(most, steps[v]);
+  }
+  if (__builtin_expect(V::any_greater(most, V::broadcast(kNearHalf)), 0)) {
+    for (std::size_t v = 0; v < 4; ++v) {
+      steps[v] = V::min(V::max(V::div(x[v], scale), low), high);
+    }
+  }
+  for (std::size_t v = 0; v < 4; ++v) y[v] = V::round(steps[v]);
+}
+
 template <class V>
 void add(const std::uint8_t* a, std::size_t a_stride, const std::uint8_t* b, std::size_t b_stride,
          std::size_t rows, std::size_t columns, const intact::Sum& s, std::uint8_t* y,

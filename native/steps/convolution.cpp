@@ -46,7 +46,8 @@ class Convolution final : public Step {
     program.check(y_);
     require(x_.space == Space::kArena, "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
-    const std::size_t width = out_.real && !out_.real->quantized ? sizeof(float) : 1;
+    const bool floats = out_.real && !out_.real->quantized && !out_.found;
+    const std::size_t width = floats ? sizeof(float) : 1;
     require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
     require(out_.bias.size() == columns_ && out_.scale.size() == columns_,
             "a convolution's bias or scale has another size than its output");
@@ -89,14 +90,23 @@ class Convolution final : public Step {
   }
 
   void run(const Context& context) const override {
-    clear_extremes(context);
+    if (out_.extremes) out_.extremes->clear(context);
+    run_jobs(context, !out_.found);
+    if (!out_.found) return;
+    out_.extremes->parameters(context, *out_.found);
+    run_jobs(context, true);
+  }
+
+ private:
+  // written: whether more than the extremes is wanted.
+  void run_jobs(const Context& context, bool written) const {
     context.engine.pool().run(jobs_, [&](std::size_t job, std::size_t thread) {
       k_.begin();
       const std::size_t row_job = job % row_jobs_, rest = job / row_jobs_;
       const std::size_t panel_job = rest % panel_jobs_, group = rest / panel_jobs_;
       const std::size_t panels = panels_of_group();
       const Work work{&context, thread, group, panel_job * panels / panel_jobs_,
-                      (panel_job + 1) * panels / panel_jobs_};
+                      (panel_job + 1) * panels / panel_jobs_, written};
       const std::size_t end = (row_job + 1) * blocks_ / row_jobs_;
       for (std::size_t block = row_job * blocks_ / row_jobs_; block < end; ++block) {
         if (sliding_) {
@@ -108,7 +118,6 @@ class Convolution final : public Step {
     });
   }
 
- private:
   std::size_t panels_of_group() const { return (weights_->n + k_.columns - 1) / k_.columns; }
   std::size_t sums_bytes() const {
     return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
@@ -116,19 +125,14 @@ class Convolution final : public Step {
 
   void check_real(const Program& program) const {
     require(!out_.rows || out_.real, "rows with parameters of their own end in float32");
+    if (out_.rows) out_.rows->check(program, w_.images);
     require(!out_.extremes || (out_.real && !out_.real->quantized), "only floats have extremes");
+    require(!out_.found || out_.extremes, "parameters are found by extremes");
     if (out_.extremes) {
-      program.check(*out_.extremes);
-      require(out_.extremes->bytes >= times(times(threads_, w_.images), 2 * sizeof(float)),
-              "there is too little room for extremes");
+      out_.extremes->check(program, w_.images);
+      require(out_.extremes->images == w_.images, "there are extremes of other images");
     }
-    if (out_.rows) {
-      const std::size_t size = times(w_.images, sizeof(float));
-      program.check(out_.rows->scales);
-      program.check(out_.rows->zero_points);
-      require(out_.rows->scales.bytes >= size && out_.rows->zero_points.bytes >= size,
-              "a convolution has too few scales or zero points");
-    }
+    if (out_.found) out_.found->check(program, w_.images);
     if (!out_.real) return;
     const RealTail& real = *out_.real;
     require(real.shift.empty() || real.shift.size() == columns_, "a shift has another size");
@@ -138,11 +142,6 @@ class Convolution final : public Step {
       require(real.other->bytes >= times(times(rows_, columns_), sizeof(float)),
               "a summand is too small");
     }
-  }
-
-  void clear_extremes(const Context& context) const {
-    if (!out_.extremes) return;
-    std::memset(context.at<float>(*out_.extremes), 0, threads_ * w_.images * 2 * sizeof(float));
   }
 
   // Bias and scale of each group padded to whole panels, which kernels read.
@@ -221,6 +220,7 @@ class Convolution final : public Step {
   struct Work {
     const Context* context;
     std::size_t thread, group, first, last;
+    bool written;
   };
 
   // Rows of the matrix of windows that lie a fixed distance apart.
@@ -335,7 +335,11 @@ class Convolution final : public Step {
     const std::size_t at = row * columns_ + group * weights_->n + block.column;
     const std::int32_t* sums = block.sums + first * k_.columns;
     if (out_.real) {
-      const Finish f = finish_of(context, out_, y_, at, c, columns_);
+      Finish f = finish_of(context, out_, y_, at, c, columns_);
+      if (out_.found) {
+        f.y = nullptr;
+        if (block.work->written) f.q = context.at<std::uint8_t>(y_) + at;
+      }
       if (out_.rows || out_.extremes) {
         finish_images(*block.work, f, sums, row, count, block.width);
       } else {
@@ -361,25 +365,28 @@ class Convolution final : public Step {
                      std::size_t row, std::size_t count, std::size_t width) const {
     const Context& context = *work.context;
     const std::size_t pixels = w_.out_height * w_.out_width;
-    float scales[kMostRows];
-    std::int32_t points[kMostRows];
+    const float* scales = out_.rows ? context.at<const float>(out_.rows->scales) : nullptr;
+    const auto* points = out_.rows ? context.at<const std::int32_t>(out_.rows->zero_points) : nullptr;
+    if (pixels == 1 && !out_.extremes) {
+      Finish f = whole;
+      f.scales = scales + row;
+      f.zero_points = points + row;
+      return k_.finish(sums, count, width, f);
+    }
     for (std::size_t done = 0; done < count;) {
       const std::size_t image = (row + done) / pixels;
-      std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
+      const std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
       Finish f = whole;
       if (out_.rows) {
-        // Without extremes images need not be told apart.
-        if (!out_.extremes) n = count - done;
-        for (std::size_t r = 0; r < n; ++r) {
-          const std::size_t of = (row + done + r) / pixels;
-          scales[r] = context.at<const float>(out_.rows->scales)[of];
-          points[r] = context.at<const std::int32_t>(out_.rows->zero_points)[of];
-        }
-        f.scales = scales;
-        f.zero_points = points;
+        f.scales = scales + image;
+        f.zero_points = points + image;
+        f.one_image = true;
       }
-      if (out_.extremes) {
-        f.extremes = context.at<float>(*out_.extremes) + 2 * (work.thread * w_.images + image);
+      if (out_.found && work.written) {
+        f.q_scale = context.at<const float>(out_.found->scales)[image];
+        f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
+      } else if (out_.extremes) {
+        f.extremes = out_.extremes->of(context, work.thread, image);
       }
       if (f.y) f.y += done * columns_;
       if (f.q) f.q += done * columns_;

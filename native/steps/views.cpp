@@ -38,7 +38,7 @@ class Permute final : public Step {
     const auto* x = context.at<const float>(x_.region) + x_.offset;
     auto* y = context.at<float>(y_.region) + y_.offset;
     const std::size_t x_step = x_.strides.back(), y_step = y_.strides.back();
-    for_rows(context, outer_, inner_, [&](std::size_t r) {
+    for_rows(context, outer_, inner_, [&](std::size_t r, std::size_t) {
       std::size_t from = 0, to = 0, rest = r;
       for (std::size_t i = shape_.size() - 1; i-- > 0;) {
         const std::size_t index = rest % shape_[i];

@@ -95,8 +95,9 @@ def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
             if x.function is None and isinstance(y, Constant) and x.shift is None and _is_row(x, y):
                 shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
                 return replace(x, shift=shift)
-            if isinstance(y, Stored) and x.shape == y.shape:
-                tensor = state.images(y, x.label) if x.images else state.contiguous(y, x.label)
+            if isinstance(y, (Stored, Product)) and x.shape == y.shape:
+                stored = realize(y, state)
+                tensor = (state.images if x.images else state.contiguous)(stored, x.label)
                 return replace(x, other=tensor)
     return Stored.of(_binary(node, a, b, False, state))
 
@@ -207,7 +208,7 @@ def _binary(node: ir.Node, a: Value | None, b: Value | None, product: bool, stat
     return state.add(
         "binary", str(node.name), y, (left.tensor, right.tensor), product=product,
         a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
-        sizes=tuple(m[0] for m in merged),
+        sizes=tuple(m[0] for m in merged), extremes=None,
     )  # fmt: skip
 
 
