@@ -19,7 +19,7 @@ class FloatProduct final : public Step {
   FloatProduct(const Program& program, Region x, Region y, std::size_t rows, std::size_t k,
                std::size_t n, std::vector<float> weights, std::vector<float> bias)
       : x_(x), y_(y), rows_(rows), depth_(k), n_(n), weights_(std::move(weights)),
-        bias_(std::move(bias)) {
+        bias_(std::move(bias)), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     require(rows > 0 && k > 0 && n > 0, "a tensor is empty");
@@ -37,15 +37,8 @@ class FloatProduct final : public Step {
     context.engine.pool().run(rows_ * parts, [&](std::size_t job, std::size_t) {
       const std::size_t row = job / parts, first = job % parts * kColumnsPerJob;
       const std::size_t count = std::min(kColumnsPerJob, n_ - first);
-      float sums[kColumnsPerJob] = {};
-      for (std::size_t i = 0; i < depth_; ++i) {
-        const float value = x[row * depth_ + i];
-        const float* w = &weights_[i * n_ + first];
-        for (std::size_t j = 0; j < count; ++j) sums[j] += value * w[j];
-      }
-      for (std::size_t j = 0; j < count; ++j) {
-        y[row * n_ + first + j] = sums[j] + (bias_.empty() ? 0.0f : bias_[first + j]);
-      }
+      const float* bias = bias_.empty() ? nullptr : &bias_[first];
+      k_.product_real(x + row * depth_, &weights_[first], depth_, count, n_, bias, y + row * n_ + first);
     });
   }
 
@@ -53,6 +46,7 @@ class FloatProduct final : public Step {
   Region x_, y_;
   std::size_t rows_, depth_, n_;
   std::vector<float> weights_, bias_;
+  const Kernels& k_;
 };
 
 class Function final : public Step {
