@@ -27,9 +27,7 @@ _CHEAP_DEPTH: Final = 128
 _MANY_FLOATS: Final = 2**18
 
 
-def fuse(
-    program: list[Instruction], outputs: list[Tensor], threads: int
-) -> list[Instruction]:
+def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> list[Instruction]:
     """The shorter program with the same results, for an engine of so many threads."""
     program = _fuse_lookups(program, outputs)
     program = _fuse_sums(program, outputs)
