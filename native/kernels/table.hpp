@@ -10,6 +10,8 @@
 #endif
 #include "pointwise.hpp"
 #include "real.hpp"
+#include "real_product.hpp"
+#include "recurrent.hpp"
 
 namespace {
 
@@ -75,6 +77,11 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .real_product = real_product<V>,
+      .lstm_cells = lstm_cells<V>,
+      .gru_cells = gru_cells<V>,
+      .gru_gates = gru_gates<V>,
+      .gru_state = gru_state<V>,
       .attention = attention<V>,
   };
 }

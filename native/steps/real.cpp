@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 
 #include "rows.hpp"
@@ -12,47 +11,65 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kColumnsPerJob = 128;
-
 class FloatProduct final : public Step {
  public:
-  FloatProduct(const Program& program, Region x, Region y, std::size_t rows, std::size_t k,
-               std::size_t n, std::vector<float> weights, std::vector<float> bias)
-      : x_(x), y_(y), rows_(rows), depth_(k), n_(n), weights_(std::move(weights)),
-        bias_(std::move(bias)) {
+  FloatProduct(const Program& program, Region x, Region y, std::size_t rows,
+               std::shared_ptr<const PackedReals> weights, std::vector<float> bias)
+      : x_(x), y_(y), rows_(rows), weights_(std::move(weights)), bias_(std::move(bias)),
+        k_(program.engine().kernels()) {
+    require(weights_ && weights_->groups == 1, "weights do not fit");
     program.check(x);
     program.check(y);
-    require(rows > 0 && k > 0 && n > 0, "a tensor is empty");
-    require(x.bytes >= times(times(rows, k), sizeof(float)) &&
+    const std::size_t depth = weights_->k, n = weights_->n;
+    require(rows > 0 && depth > 0 && n > 0, "a tensor is empty");
+    require(x.bytes >= times(times(rows, depth), sizeof(float)) &&
                 y.bytes >= times(times(rows, n), sizeof(float)),
             "a tensor is too small");
-    require(weights_.size() == times(k, n), "weights do not fit");
     require(bias_.empty() || bias_.size() == n, "a bias does not fit");
+    const std::size_t panels = (n + kRealColumns - 1) / kRealColumns;
+    const std::size_t work = depth * kRealColumns * std::min(rows, kRowsPerJob);
+    const std::size_t per_job = std::clamp<std::size_t>(kProductsPerJob / work, 1, panels);
+    panels_per_job_ = per_job;
+    parts_ = (panels + per_job - 1) / per_job;
   }
+
+  std::size_t scratch() const override { return kRowsPerJob * kRealColumns * sizeof(float); }
 
   void run(const Context& context) const override {
     const auto* x = context.at<const float>(x_);
     auto* y = context.at<float>(y_);
-    const std::size_t parts = (n_ + kColumnsPerJob - 1) / kColumnsPerJob;
-    context.engine.pool().run(rows_ * parts, [&](std::size_t job, std::size_t) {
-      const std::size_t row = job / parts, first = job % parts * kColumnsPerJob;
-      const std::size_t count = std::min(kColumnsPerJob, n_ - first);
-      float sums[kColumnsPerJob] = {};
-      for (std::size_t i = 0; i < depth_; ++i) {
-        const float value = x[row * depth_ + i];
-        const float* w = &weights_[i * n_ + first];
-        for (std::size_t j = 0; j < count; ++j) sums[j] += value * w[j];
-      }
-      for (std::size_t j = 0; j < count; ++j) {
-        y[row * n_ + first + j] = sums[j] + (bias_.empty() ? 0.0f : bias_[first + j]);
+    const std::size_t depth = weights_->k, n = weights_->n;
+    const std::size_t blocks = (rows_ + kRowsPerJob - 1) / kRowsPerJob;
+    context.engine.pool().run(blocks * parts_, [&](std::size_t job, std::size_t thread) {
+      auto* sums = reinterpret_cast<float*>(context.engine.scratch(thread));
+      const std::size_t row = job / parts_ * kRowsPerJob, count = std::min(kRowsPerJob, rows_ - row);
+      const std::size_t first = job % parts_ * panels_per_job_ * kRealColumns;
+      const std::size_t end = std::min(n, first + panels_per_job_ * kRealColumns);
+      for (std::size_t column = first; column < end; column += kRealColumns) {
+        const std::size_t width = std::min(kRealColumns, end - column);
+        k_.real_product(x + row * depth, depth, count, weights_->panel(0, column), depth, sums,
+                        kRealColumns);
+        for (std::size_t r = 0; r < count; ++r) {
+          float* to = y + (row + r) * n + column;
+          if (bias_.empty()) {
+            std::memcpy(to, sums + r * kRealColumns, width * sizeof(float));
+          } else {
+            k_.add_real(sums + r * kRealColumns, &bias_[column], to, width);
+          }
+        }
       }
     });
   }
 
  private:
+  static constexpr std::size_t kRowsPerJob = 48, kProductsPerJob = 32 * 1024;
+
   Region x_, y_;
-  std::size_t rows_, depth_, n_;
-  std::vector<float> weights_, bias_;
+  std::size_t rows_;
+  std::shared_ptr<const PackedReals> weights_;
+  std::vector<float> bias_;
+  const Kernels& k_;
+  std::size_t panels_per_job_, parts_;
 };
 
 class Function final : public Step {
@@ -114,7 +131,7 @@ class QuantizeRows final : public Step {
       for_rows(context, rows_, size_, [&](std::size_t r) {
         float low, high;
         k_.extremes(x + r * size_, size_, &low, &high);
-        parameters(low, high, scales[r], points[r]);
+        row_parameters(low, high, scales[r], points[r]);
         k_.quantize(x + r * size_, 1, size_, size_, scales[r], points[r], y + r * size_, size_);
       });
       return;
@@ -132,7 +149,7 @@ class QuantizeRows final : public Step {
         low = std::min(low, found[2 * part]);
         high = std::max(high, found[2 * part + 1]);
       }
-      parameters(low, high, scales[r], points[r]);
+      row_parameters(low, high, scales[r], points[r]);
       context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
         const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
         const std::size_t n = end - begin;
@@ -143,17 +160,6 @@ class QuantizeRows final : public Step {
 
  private:
   static constexpr std::size_t kPart = 8192;
-
-  static void parameters(float low, float high, float& scale, std::int32_t& zero_point) {
-    low = std::min(low, 0.0f);
-    high = std::max(high, 0.0f);
-    scale = (high - low) / 255.0f;
-    // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
-    if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
-    const float point = std::nearbyint(-low / scale);
-    zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
-                                                  : (point > 255.0f ? 255 : 0);
-  }
 
   Region x_, y_;
   RowParameters p_;
@@ -299,10 +305,10 @@ Unary unary_of(const std::string& name) {
 }
 
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
-                                         std::size_t rows, std::size_t k, std::size_t n,
-                                         std::vector<float> weights, std::vector<float> bias) {
-  return std::make_unique<FloatProduct>(program, x, y, rows, k, n, std::move(weights),
-                                        std::move(bias));
+                                         std::size_t rows,
+                                         std::shared_ptr<const PackedReals> weights,
+                                         std::vector<float> bias) {
+  return std::make_unique<FloatProduct>(program, x, y, rows, std::move(weights), std::move(bias));
 }
 
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,

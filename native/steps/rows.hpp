@@ -1,6 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "steps.hpp"
 
@@ -19,6 +22,18 @@ void for_rows(const Context& context, std::size_t rows, std::size_t size, const 
   context.engine.pool().run((rows + per_job - 1) / per_job, [&](std::size_t job, std::size_t) {
     for (std::size_t r = job * per_job; r < std::min(rows, (job + 1) * per_job); ++r) work(r);
   });
+}
+
+// Scale and zero point of values from `low` to `high`, as of ONNX's DynamicQuantizeLinear.
+inline void row_parameters(float low, float high, float& scale, std::int32_t& zero_point) {
+  low = std::min(low, 0.0f);
+  high = std::max(high, 0.0f);
+  scale = (high - low) / 255.0f;
+  // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
+  if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
+  const float point = std::nearbyint(-low / scale);
+  zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
+                                                : (point > 255.0f ? 255 : 0);
 }
 
 }  // namespace intact

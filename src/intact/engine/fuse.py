@@ -6,7 +6,8 @@ Rules, in order:
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
 3. Quantizing what a LayerNormalization wrote becomes its second output.
-4. An instruction of which nothing is read any more goes.
+4. Recurrences of one size that do not read each other become one: threads run them side by side.
+5. An instruction of which nothing is read any more goes.
 """
 
 from intact.engine.program import Instruction, Storage, Tensor
@@ -18,7 +19,7 @@ _PRODUCTS = ("convolution", "depthwise")
 
 def fuse(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
     """The shorter program with the same results."""
-    for rule in (_fuse_lookups, _fuse_sums, _fuse_quantize, _drop_unread):
+    for rule in (_fuse_lookups, _fuse_sums, _fuse_quantize, _join_recurrences, _drop_unread):
         program = rule(program, outputs)
     return program
 
@@ -114,6 +115,36 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
             producer.outputs = (*producer.outputs, instruction.output)
             gone.add(i)
     return _without(program, gone)
+
+
+def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    """The second one of two takes the first one's directions over."""
+    gone: set[int] = set()
+    before: int | None = None
+    for i, instruction in enumerate(program):
+        if instruction.kind != "recurrence":
+            continue
+        if before is not None and _same_recurrence(program[before], instruction):
+            first = program[before]
+            written = {tensor.storage for tensor in first.outputs}
+            between = program[before + 1 : i + 1]
+            if not any(t.storage in written for later in between for t in later.inputs):
+                instruction.inputs = first.inputs + instruction.inputs
+                instruction.outputs = first.outputs + instruction.outputs
+                parameters = instruction.parameters
+                parameters["directions"] = first.parameters["directions"] + parameters["directions"]
+                instruction.label = f"{first.label}, {instruction.label}"
+                gone.add(before)
+        before = i
+    return _without(program, gone)
+
+
+def _same_recurrence(a: Instruction, b: Instruction) -> bool:
+    integers = [i.parameters["directions"][0].scale is not None for i in (a, b)]
+    sizes = all(
+        a.parameters[key] == b.parameters[key] for key in ("cell", "time", "batch", "hidden")
+    )
+    return sizes and integers[0] == integers[1]
 
 
 def _drop_unread(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
