@@ -361,9 +361,10 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("quantized").none(),
          nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(), nb::arg("epsilon"))
       .def("softmax", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                         std::size_t rows, std::size_t size) {
-        p.add(make_softmax(p, region(x), target(y), rows, size), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"))
+                         std::size_t rows, std::size_t size, bool logarithm) {
+        p.add(make_softmax(p, region(x), target(y), rows, size, logarithm), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"),
+         nb::arg("logarithm"))
       .def("permute", [](Program& p, const std::string& label, const Strided& x, const Strided& y,
                          const std::vector<std::size_t>& shape) {
         target(std::get<0>(y));

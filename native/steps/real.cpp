@@ -265,8 +265,10 @@ class LayerNorm final : public Step {
 
 class Softmax final : public Step {
  public:
-  Softmax(const Program& program, Region x, Region y, std::size_t rows, std::size_t size)
-      : x_(x), y_(y), rows_(rows), size_(size), softmax_(program.engine().kernels().softmax) {
+  Softmax(const Program& program, Region x, Region y, std::size_t rows, std::size_t size,
+          bool logarithm)
+      : x_(x), y_(y), rows_(rows), size_(size), logarithm_(logarithm),
+        k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     const std::size_t bytes = times(times(rows, size), sizeof(float));
@@ -275,18 +277,26 @@ class Softmax final : public Step {
   }
 
   void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_);
-    auto* y = context.at<float>(y_);
     for_rows(context, rows_, size_, [&](std::size_t r) {
-      std::memmove(y + r * size_, x + r * size_, size_ * sizeof(float));
-      softmax_(y + r * size_, size_, false);
+      const float* x = context.at<const float>(x_) + r * size_;
+      float* y = context.at<float>(y_) + r * size_;
+      std::memmove(y, x, size_ * sizeof(float));
+      k_.softmax(y, size_, false);
+      if (!logarithm_) return;
+      // The largest probability is 1 / sum of e**(x - most): small ones have no part in it.
+      float low, most, top;
+      k_.extremes(y, size_, &low, &top);
+      k_.extremes(x, size_, &low, &most);
+      const float rest = std::log(top);
+      for (std::size_t i = 0; i < size_; ++i) y[i] = (x[i] - most) + rest;
     });
   }
 
  private:
   Region x_, y_;
   std::size_t rows_, size_;
-  decltype(Kernels::softmax) softmax_;
+  bool logarithm_;
+  const Kernels& k_;
 };
 
 }  // namespace
@@ -338,8 +348,8 @@ std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y
 }
 
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
-                                   std::size_t size) {
-  return std::make_unique<Softmax>(program, x, y, rows, size);
+                                   std::size_t size, bool logarithm) {
+  return std::make_unique<Softmax>(program, x, y, rows, size, logarithm);
 }
 
 }  // namespace intact

@@ -130,7 +130,7 @@ std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
-                                   std::size_t size);
+                                   std::size_t size, bool logarithm);
 // A tensor of float32 as it lies in memory: `offset` and `strides` in values.
 struct View {
   Region region;

@@ -117,15 +117,32 @@ def test_sums_and_products_broadcast(isa: str, shapes: Any, op_type: str) -> Non
 @each_isa
 @pytest.mark.parametrize("axes", [[1], [-1], [0, 2], [1, 2], [0, 1, 2, 3], [2, 3]])
 @pytest.mark.parametrize("keepdims", [0, 1])
-def test_means_over_any_axes(isa: str, axes: list[int], keepdims: int) -> None:
+@pytest.mark.parametrize("op_type", ["ReduceMax", "ReduceMean", "ReduceSum"])
+def test_reductions_of_any_axes(isa: str, axes: list[int], keepdims: int, op_type: str) -> None:
     x = RNG.standard_normal((2, 3, 5, 17)).astype(np.float32)
     graph = Graph()
     operands = [graph.input("x", x), graph.constant("axes", np.array(axes))]
-    graph.node("ReduceMean", operands, "y", keepdims=keepdims)
-    expected = x.mean(axis=tuple(axes), keepdims=bool(keepdims), dtype=np.float64)
+    graph.node(op_type, operands, "y", keepdims=keepdims)
+    reduce = {"ReduceMax": np.max, "ReduceMean": np.mean, "ReduceSum": np.sum}[op_type]
+    expected = reduce(x.astype(np.float64), axis=tuple(axes), keepdims=bool(keepdims))
     found = graph.run(["y"], isa)[0]
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_isa
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("shape", [(2, 1, 5), (3, 40, 17)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_softmax(isa: str, op_type: str, shape: tuple[int, ...], axis: int) -> None:
+    x = (20 * RNG.standard_normal(shape)).astype(np.float32)
+    graph = Graph()
+    graph.node(op_type, [graph.input("x", x)], "y", axis=axis)
+    moved = x.astype(np.float64) - x.max(axis=axis, keepdims=True)
+    expected = moved - np.log(np.exp(moved).sum(axis=axis, keepdims=True))
+    if op_type == "Softmax":
+        expected = np.exp(expected)
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 @each_isa

@@ -1,4 +1,4 @@
-"""Pools and concatenation of channels."""
+"""Pools and reductions."""
 
 from math import prod
 from typing import Any, Final
@@ -50,7 +50,7 @@ def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:
     return np.asarray(np.multiply.outer(*axes), np.int64)
 
 
-def _reduce_mean(node: ir.Node, read: list[Value | None], state: State) -> Value:
+def _reduce(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x, given = (*read, None)[:2]
     if x is None:
         raise Unsupported(f"operator '{node.name}' reads nothing")
@@ -59,19 +59,19 @@ def _reduce_mean(node: ir.Node, read: list[Value | None], state: State) -> Value
     if given is not None:
         axes = sorted({int(a) % rank for a in known(given, node).array.reshape(-1)})
     keep = bool(attribute(node, "keepdims", 1))
-    image = rank == 4 and axes == [2, 3]
+    image = node.op_type == "ReduceMean" and rank == 4 and axes == [2, 3]
     if not isinstance(x, Dequantized):
         x = realize(x, state)
     if not image or (isinstance(x, Dequantized) and not x.tensor.images):
-        return _mean_of_axes(node, realize(x, state), axes, keep, state)
+        return _reduce_floats(node, realize(x, state), axes, keep, state)
     n, c, h, w = x.shape
     windows = Windows(n, h, w, c, 1, 1, (h, w))
     counts = np.full(1, h * w, np.float32)
     return Mean(str(node.name), x, windows, counts, (n, c, *((1, 1) if keep else ())))
 
 
-def _mean_of_axes(node: ir.Node, x: Stored, axes: list[int], keep: bool, state: State) -> Value:
-    """Of floats: one window for all that is reduced, over as many channels as lie behind it."""
+def _reduce_floats(node: ir.Node, x: Stored, axes: list[int], keep: bool, state: State) -> Value:
+    """One window for all that is reduced, over as many channels as lie behind it."""
     if not axes:
         if attribute(node, "noop_with_empty_axes", 0):
             return x
@@ -84,17 +84,20 @@ def _mean_of_axes(node: ir.Node, x: Stored, axes: list[int], keep: bool, state: 
     )
     tensor = state.contiguous(moved, str(node.name))
     count, channels = (prod(x.shape[i] for i in part) for part in (axes, inner))
-    images = tensor.size // (count * channels)
     y = new_tensor(
         tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keep or i in kept), "float32"
     )
-    windows = Windows(images, count, 1, channels, 1, 1, (count, 1))
-    counts = np.full(1, count, np.float32)
-    state.add("real_pool", str(node.name), y, (tensor,), windows=windows.sizes, counts=counts)
+    windows = Windows(y.size // channels, count, 1, channels, 1, 1, (count, 1))
+    divisors = {"ReduceMax": None, "ReduceMean": count, "ReduceSum": 1}
+    divisor = divisors[node.op_type]
+    state.add(
+        "real_pool", str(node.name), y, (tensor,), windows=windows.sizes,
+        counts=None if divisor is None else np.full(1, divisor, np.float32),
+    )  # fmt: skip
     return Stored.of(y)
 
 
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
-    ("", "ReduceMean"): _reduce_mean,
+    **table_of(("ReduceMax", "ReduceMean", "ReduceSum"), _reduce),
     **table_of(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"), _pool),
 }
