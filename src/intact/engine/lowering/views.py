@@ -176,9 +176,9 @@ def _join(node: ir.Node, parts: Sequence[Stored], axis: int, state: State) -> Va
 
 def _order_of_reader(value: ir.Value, rank: int) -> list[int]:
     """The axes in the order in which the only reader wants them in memory."""
-    uses = value.uses()
-    if len(uses) == 1 and uses[0].node.op_type == "Transpose":
-        order = list(attribute(uses[0].node, "perm", ()))
+    readers = [use.node for use in value.uses()]
+    if len(readers) == 1 and readers[0].op_type == "Transpose":
+        order = list(attribute(readers[0], "perm", ()))
         if sorted(order) == list(range(rank)):
             return order
     return list(range(rank))
