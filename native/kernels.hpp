@@ -173,8 +173,8 @@ struct Kernels {
   // y[count][kRealColumns] = a[count][k] * panel[k][kRealColumns]; each row by itself.
   void (*real_product)(const float* a, std::size_t stride, std::size_t count, const float* panel,
                        std::size_t k, float* y, std::size_t y_stride);
-  // `columns` units of `count` rows; gru_gates and gru_state are the halves of a GRU whose reset
-  // gate multiplies the state instead of the product.
+  // `columns` units of `count` rows, exact but for sigmoid and tanh; gru_gates and gru_state are
+  // the halves of a GRU whose reset gate multiplies the state instead of the product.
   void (*lstm_cells)(const Cells& s, std::size_t count, std::size_t columns);
   void (*gru_cells)(const Cells& s, std::size_t count, std::size_t columns);
   void (*gru_gates)(const Cells& s, std::size_t count, std::size_t columns);

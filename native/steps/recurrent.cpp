@@ -12,8 +12,8 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kMostRows = 32;                // of one job
-constexpr std::size_t kShareFrom = 512 * 1024;       // bytes of weights of a step worth a fork
+constexpr std::size_t kMostRows = 32;           // of one job
+constexpr std::size_t kShareFrom = 512 * 1024;  // bytes of a step's weights that are worth a fork
 constexpr std::size_t kAlignment = 64;
 
 std::size_t gates_of(Cell cell) { return cell == Cell::kLstm ? 4 : 3; }
@@ -40,10 +40,12 @@ class Recurrence final : public Step {
     const std::size_t threads = program.engine().pool().threads();
     const std::size_t rows = times(batch, directions_.size());
     block_ = std::clamp<std::size_t>((rows + threads - 1) / threads, 1, std::min(kMostRows, batch));
-    sub_ = w.integers ? k_.rows : block_;
-    blocks_ = (batch + block_ - 1) / block_;
     const std::size_t bytes = times(times(gates_, hidden), hidden) * (w.integers ? 1 : sizeof(float));
-    shared_ = blocks_ * directions_.size() < threads && bytes >= kShareFrom;
+    shared_ = rows < threads && bytes >= kShareFrom;
+    // Sequences that go together read the weights once.
+    if (shared_) block_ = std::min(kMostRows, batch);
+    blocks_ = (batch + block_ - 1) / block_;
+    sub_ = w.integers ? k_.rows : block_;
     parts_ = shared_ ? std::min(panels_, threads) : 1;
     plan_scratch();
   }
@@ -103,8 +105,7 @@ class Recurrence final : public Step {
     const bool integers = d.weights->integers != nullptr;
     require(integers == (directions_.front().weights->integers != nullptr),
             "a recurrence has integers and floats");
-    require(!integers || (d.weights->integers->kernels == &k_ && cell_ != Cell::kGruResetFirst &&
-                          k_.rows <= kMostRows),
+    require(!integers || (d.weights->integers->kernels == &k_ && cell_ != Cell::kGruResetFirst),
             "weights are packed for another instruction set or cell");
     require(d.c0.has_value() == (cell_ == Cell::kLstm) && d.c.has_value() == d.c0.has_value(),
             "an LSTM, and no other cell, has a cell state");

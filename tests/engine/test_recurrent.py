@@ -164,9 +164,10 @@ def test_whole_sequences_stay_close_to_the_reference(isa: str, kind: str, direct
 
 @each_isa
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_threads_share_out_a_long_step(isa: str, kind: str) -> None:
-    """One sequence, and more than half a megabyte of weights."""
-    p = operands(np.random.default_rng(2), kind, 3, 1, 4, 430)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_threads_share_out_a_long_step(isa: str, kind: str, batch: int) -> None:
+    """Fewer sequences than threads, and more than half a megabyte of weights."""
+    p = operands(np.random.default_rng(2), kind, 3, batch, 4, 430)
     for found, wanted in zip(ours(kind, p, isa, 3), ours(kind, p, isa, 1), strict=True):
         assert_same(found, wanted)
 
@@ -263,13 +264,14 @@ def test_float_cells_without_bias_and_states(
 
 @each_isa
 @pytest.mark.parametrize(("kind", "attributes"), CASES)
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
 def test_threads_share_out_a_long_float_step(
-    isa: str, kind: str, attributes: dict[str, Any]
+    isa: str, kind: str, attributes: dict[str, Any], direction: str
 ) -> None:
-    graph, outputs = real(0, kind, "forward", 3, 1, 230, **attributes)
-    assert_as_onnxruntime(graph, outputs, isa, 3)
-    one, three = (graph.run(outputs, isa, threads) for threads in (1, 3))
-    for found, wanted in zip(three, one, strict=True):
+    graph, outputs = real(0, kind, direction, 3, 2, 230, **attributes)
+    assert_as_onnxruntime(graph, outputs, isa, 5)
+    one, five = (graph.run(outputs, isa, threads) for threads in (1, 5))
+    for found, wanted in zip(five, one, strict=True):
         assert_same(found, wanted)
 
 
@@ -277,6 +279,7 @@ def test_cells_other_than_the_default_ones_are_refused() -> None:
     """Whatever changes what the cell computes is named."""
     cases: list[tuple[dict[str, Any], str]] = [
         ({"clip": 3.0}, "clip=3.0"),
+        ({"clip": 0.0}, "clip=0.0"),
         ({"input_forget": 1}, "input_forget=1"),
         ({"activations": ["Relu", "Tanh", "Tanh"]}, "activations relu, tanh, tanh"),
         ({"layout": 1}, "layout=1"),

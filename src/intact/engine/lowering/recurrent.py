@@ -125,7 +125,7 @@ def _checked_attributes(node: ir.Node) -> list[bool]:
     if backwards is None:
         raise Unsupported(f"operator '{node.name}' has an unknown direction")
     for name in ("clip", "input_forget", "layout"):
-        if attribute(node, name, 0):
+        if attribute(node, name, 0) or (name == "clip" and name in node.attributes):
             raise Unsupported(f"operator '{node.name}' has {name}={attribute(node, name, 0)}")
     functions = [str(f).lower() for f in attribute(node, "activations", ())]
     if functions and functions != _ACTIVATIONS[node.op_type] * len(backwards):
