@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "rows.hpp"
 
@@ -15,6 +16,8 @@ namespace {
 constexpr std::size_t kMostRows = 32;           // of one job
 constexpr std::size_t kShareFrom = 512 * 1024;  // bytes of a step's weights that are worth a fork
 constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kNoOffset = 0;
+constexpr Kernel kPointwise{1, 1, 1, 1, 1, 1};
 
 std::size_t gates_of(Cell cell) { return cell == Cell::kLstm ? 4 : 3; }
 
@@ -187,11 +190,10 @@ class Recurrence final : public Step {
     }
     for (std::size_t r = 0; r < lane.count; ++r) {
       const float* h = lane.h + r * hidden_;
-      float low, high;
+      float low = 0, high = 0;
       k_.extremes(h, hidden_, &low, &high);
       row_parameters(low, high, lane.scales[r], lane.points[r]);
-      k_.quantize(h, 1, hidden_, hidden_, lane.scales[r], lane.points[r],
-                  lane.state + r * state_stride_, hidden_);
+      k_.quantize(h, hidden_, lane.scales[r], lane.points[r], lane.state + r * state_stride_);
     }
   }
 
@@ -252,10 +254,15 @@ class Recurrence final : public Step {
     const std::size_t depth = round_up(hidden_, k_.k_step), c = gate * w.padded + column;
     const auto* panel = reinterpret_cast<const std::int8_t*>(packed.data.data()) +
                         gate * packed.group_bytes + column * depth;
-    k_.gemm(lane.state + row * state_stride_, state_stride_, count, panel, depth, sums);
-    const DequantizeRows rows{&w.sums[c], &w.scale[c], w.bias.empty() ? nullptr : &w.bias[c],
-                              lane.scales + row, lane.points + row};
-    k_.dequantize_rows(sums, count, width, rows, y, panel_);
+    k_.gemm({.a = lane.state + row * state_stride_, .stride = state_stride_, .count = count,
+             .offsets = &kNoOffset, .taps = 1, .k = depth, .panel = panel, .sums = sums, .beside = {}});
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    k_.finish(sums, count, width,
+              {.bias = &w.sums[c], .scale = &w.scale[c],
+               .shift = w.bias.empty() ? nullptr : &w.bias[c], .scales = lane.scales + row,
+               .zero_points = lane.points + row, .one_image = false, .function = {},
+               .other = nullptr, .low = -kInfinity, .high = kInfinity, .y = y, .q = nullptr,
+               .q_scale = 1, .q_zero_point = 0, .stride = panel_, .extremes = nullptr});
   }
 
   void real_product(const Lane& lane, std::size_t phase, std::size_t gate, std::size_t column,
@@ -288,7 +295,7 @@ RecurrentWeights::RecurrentWeights(const Kernels& kernels, const std::int8_t* w,
                                    std::size_t hidden, const std::vector<float>& scales,
                                    const std::vector<float>& biases)
     : gates(gates), hidden(hidden), panel(kernels.columns), padded(round_up(hidden, panel)),
-      integers(std::make_shared<Packed>(kernels, w, gates, hidden, hidden)) {
+      integers(std::make_shared<Packed>(kernels, w, gates, hidden, hidden, kPointwise)) {
   const std::size_t columns = times(gates, hidden);
   require(columns > 0, "weights are empty");
   require(scales.size() == columns && (biases.empty() || biases.size() == columns),

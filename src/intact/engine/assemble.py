@@ -22,10 +22,13 @@ class Weights:
         self._engine = engine
         self._packed: dict[tuple[Any, ...], Any] = {}
 
-    def packed(self, name: str, weights: NDArray[np.int8]) -> Any:
-        """int8 weights [groups, K, N]."""
+    def packed(
+        self, name: str, weights: NDArray[np.int8], kernel: tuple[int, ...] = (1,) * 6
+    ) -> Any:
+        """int8 weights: [groups, K, N]. kernel: its size, strides and dilations."""
         return self._once(
-            ("int8", name, weights.shape), lambda n: n.Packed.pack(self._engine, weights)
+            ("int8", name, weights.shape, kernel),
+            lambda n: n.Packed.pack(self._engine, weights, kernel),
         )
 
     def reals(self, name: str, weights: NDArray[np.float32]) -> Any:
@@ -90,6 +93,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"a": places[0], "b": places[1]}
         case "binary":
             arguments |= {"a": places[0], "b": places[1]}
+            arguments["extremes"] = _extremes(instruction, written)
         case "gate":
             arguments |= {"a": places[0], "gate": places[1]}
         case "convolution" | "depthwise":
@@ -101,11 +105,16 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
             arguments["rows"] = (next(rest), next(rest)) if arguments["rows"] else None
             arguments["other"] = next(rest) if arguments["other"] else None
+            arguments["extremes"] = _extremes(instruction, written)
+            if arguments.get("found"):
+                arguments["found"] = (written[1], written[2])
         case "float_product":
             packed = weights.reals(arguments.pop("name"), arguments["weights"])
             arguments |= {"x": places[0], "weights": packed}
         case "quantize_rows":
             arguments |= {"x": places[0], "parameters": (written[1], written[2])}
+            if arguments["extremes"] is not None:
+                arguments["extremes"] = (places[1], arguments["extremes"])
         case "layer_norm":
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
@@ -139,9 +148,15 @@ def _direction(d: Direction, weights: Weights) -> tuple[Any, ...]:
     return (weights.recurrent(d), *three(d.inputs), *three(d.outputs), d.reverse)
 
 
+def _extremes(instruction: Instruction, written: list[tuple[int, int, int]]) -> Any:
+    """Where the extremes of so many images are written, last of all; or None."""
+    images = instruction.parameters["extremes"]
+    return None if images is None else (written[-1], images)
+
+
 def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:
     """The weights as the step takes them: packed once for all programs."""
     name = arguments.pop("name")
     if instruction.kind.endswith("depthwise"):
         return arguments["weights"].reshape(-1)
-    return weights.packed(name, arguments["weights"])
+    return weights.packed(name, arguments["weights"], arguments["windows"][6:12])

@@ -23,7 +23,16 @@ from intact.engine.lowering import attention, pointwise, pools, products, recurr
 from intact.engine.lowering.common import Lowering, attribute, fold
 from intact.engine.program import Tensor, Unsupported
 from intact.engine.state import State
-from intact.engine.values import Constant, Function, Opaque, Product, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Function,
+    Maximum,
+    Mean,
+    Opaque,
+    Product,
+    Stored,
+    Value,
+)
 
 __all__ = ["LOWERINGS", "lower"]
 
@@ -114,6 +123,8 @@ def _costs(value: Value) -> bool:
             return not value.integer
         case Function(x=Stored()):
             return value.op_type != "Sigmoid"  # which only Swish reads twice
+        case Mean(x=Stored()) | Maximum(x=Stored()):
+            return True
     return False
 
 
