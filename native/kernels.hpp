@@ -46,6 +46,21 @@ struct Requantize {
   const std::uint8_t* table;  // 256 entries, in which the result is looked up; or null
 };
 
+// Columns of one panel of packed float32 weights.
+constexpr std::size_t kRealColumns = 64;
+
+// What one time step of recurrent cells reads and writes. Strides are in floats, from row to row.
+struct Cells {
+  const float* from_x;  // the input's share: gate g of unit j at g * x_gate + j
+  std::size_t x_stride, x_gate;
+  const float* from_h;  // the state's share
+  std::size_t h_stride, h_gate;
+  float *h, *c;  // states in place: [rows][stride]. A GRU that needs two halves keeps a gate in c
+  std::size_t stride;
+  float* y;  // the new h once more; after the first half of a GRU, reset gate times h
+  std::size_t y_stride;
+};
+
 // Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
 enum class Unary {
   kNone, kClip, kGelu, kGeluTanh, kHardSigmoid, kHardSwish, kLeakyRelu, kRelu, kSigmoid, kSwish, kTanh
@@ -185,9 +200,6 @@ struct Kernels {
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(const Applied& function, float* y, std::size_t size);
-  // y[n] = x[k] w[k][n] + bias[n]; bias may be null.
-  void (*product_real)(const float* x, const float* w, std::size_t k, std::size_t n,
-                       std::size_t w_stride, const float* bias, float* y);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
@@ -198,6 +210,15 @@ struct Kernels {
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.
   void (*softmax)(float* y, std::size_t size, bool empty_is_zero);
+  // y[count][kRealColumns] = a[count][k] * panel[k][kRealColumns]; each row by itself.
+  void (*real_product)(const float* a, std::size_t stride, std::size_t count, const float* panel,
+                       std::size_t k, float* y, std::size_t y_stride);
+  // `columns` units of `count` rows, exact but for sigmoid and tanh; gru_gates and gru_state are
+  // the halves of a GRU whose reset gate multiplies the state instead of the product.
+  void (*lstm_cells)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_cells)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_gates)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_state)(const Cells& s, std::size_t count, std::size_t columns);
   // scratch: attention_scratch floats, whose pointers do not matter to it.
   std::size_t (*attention_scratch)(const Attention& a);
   void (*attention)(const Attention& a, float* scratch);

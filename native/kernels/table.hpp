@@ -11,6 +11,8 @@
 #endif
 #include "pointwise.hpp"
 #include "real.hpp"
+#include "real_product.hpp"
+#include "recurrent.hpp"
 
 namespace {
 
@@ -56,13 +58,17 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .accumulate = accumulate<V>,
       .pool_real = pool_real<V>,
       .unary = unary<V>,
-      .product_real = product_real<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,
       .quantize = quantize<V>,
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .real_product = real_product<V>,
+      .lstm_cells = lstm_cells<V>,
+      .gru_cells = gru_cells<V>,
+      .gru_gates = gru_gates<V>,
+      .gru_state = gru_state<V>,
       .attention_scratch = attention_scratch,
       .attention = attention<V>,
   };

@@ -114,8 +114,9 @@ std::unique_ptr<Step> make_real_pool(const Program& program, Region x, Region y,
 
 // float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n].
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
-                                         std::size_t rows, std::size_t k, std::size_t n,
-                                         std::vector<float> weights, std::vector<float> bias);
+                                         std::size_t rows,
+                                         std::shared_ptr<const PackedReals> weights,
+                                         std::vector<float> bias);
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
                                     const Applied& function);
@@ -140,13 +141,15 @@ std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
-                                   std::size_t size);
+                                   std::size_t size, bool logarithm);
 // A tensor of float32 as it lies in memory: `offset` and `strides` in values.
 struct View {
   Region region;
   std::size_t offset;
   std::vector<std::size_t> strides;
 };
+// Checks that every index below `shape` lies in the view.
+void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape);
 // y[...] = x[...] for all indices below `shape`.
 std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
                                    std::vector<std::size_t> shape);

@@ -6,9 +6,7 @@
 #include "steps.hpp"
 
 namespace intact {
-namespace {
 
-// Checks that every index below `shape` lies in the view.
 void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape) {
   program.check(view.region);
   require(view.strides.size() == shape.size(), "a view has another rank");
@@ -21,6 +19,8 @@ void check_view(const Program& program, const View& view, const std::vector<std:
   }
   require(last < view.region.bytes / sizeof(float), "a view lies outside its tensor");
 }
+
+namespace {
 
 class Permute final : public Step {
  public:

@@ -9,7 +9,8 @@ Rules, in order:
 4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
    their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
    write and read, it quantizes too.
-5. An instruction of which nothing is read any more goes.
+5. Recurrences of one size that do not read each other become one: threads run them side by side.
+6. An instruction of which nothing is read any more goes.
 """
 
 from typing import Final
@@ -33,6 +34,7 @@ def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> lis
     program = _fuse_sums(program, outputs)
     program = _fuse_quantize(program, outputs)
     program = _fuse_extremes(program, outputs, threads)
+    program = _join_recurrences(program, outputs)
     return _drop_unread(program, outputs)
 
 
@@ -174,6 +176,36 @@ def _writes_images(instruction: Instruction, images: int) -> bool:
 def _is_cheap(convolution: Instruction) -> bool:
     depth = convolution.parameters["weights"].shape[1]
     return depth <= _CHEAP_DEPTH and convolution.output.size >= _MANY_FLOATS
+
+
+def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    """The second one of two takes the first one's directions over."""
+    gone: set[int] = set()
+    before: int | None = None
+    for i, instruction in enumerate(program):
+        if instruction.kind != "recurrence":
+            continue
+        if before is not None and _same_recurrence(program[before], instruction):
+            first = program[before]
+            written = {tensor.storage for tensor in first.outputs}
+            between = program[before + 1 : i + 1]
+            if not any(t.storage in written for later in between for t in later.inputs):
+                instruction.inputs = first.inputs + instruction.inputs
+                instruction.outputs = first.outputs + instruction.outputs
+                parameters = instruction.parameters
+                parameters["directions"] = first.parameters["directions"] + parameters["directions"]
+                instruction.label = f"{first.label}, {instruction.label}"
+                gone.add(before)
+        before = i
+    return _without(program, gone)
+
+
+def _same_recurrence(a: Instruction, b: Instruction) -> bool:
+    integers = [i.parameters["directions"][0].scale is not None for i in (a, b)]
+    sizes = all(
+        a.parameters[key] == b.parameters[key] for key in ("cell", "time", "batch", "hidden")
+    )
+    return sizes and integers[0] == integers[1]
 
 
 def _drop_unread(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:

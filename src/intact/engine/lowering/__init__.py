@@ -19,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.engine.finish import realize
-from intact.engine.lowering import attention, pointwise, pools, products, views
+from intact.engine.lowering import attention, pointwise, pools, products, recurrent, views
 from intact.engine.lowering.common import Lowering, attribute, fold
 from intact.engine.program import Tensor, Unsupported
 from intact.engine.state import State
@@ -46,6 +46,7 @@ LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
     **pointwise.LOWERINGS,
     **pools.LOWERINGS,
     **views.LOWERINGS,
+    **recurrent.LOWERINGS,
     **attention.LOWERINGS,
 }
 

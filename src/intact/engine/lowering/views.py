@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import prod
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from intact.engine.finish import realize
@@ -162,12 +163,25 @@ def _concat(node: ir.Node, read: list[Value | None], state: State) -> Value:
 def _join(node: ir.Node, parts: Sequence[Stored], axis: int, state: State) -> Value:
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    y = new_tensor(tuple(shape), "float32")
-    strides, offset = Stored.of(y).strides, 0
+    order = _order_of_reader(node.outputs[0], len(shape))
+    y = new_tensor(tuple(shape[i] for i in order), "float32")
+    strides, offset = [0] * len(shape), 0
+    for i, stride in zip(order, Stored.of(y).strides, strict=True):
+        strides[i] = stride
     for part in parts:
-        state.copy(part, y, strides, offset, str(node.name))
+        state.copy(part, y, tuple(strides), offset, str(node.name))
         offset += part.shape[axis] * strides[axis]
-    return Stored.of(y)
+    return Stored(y, tuple(shape), tuple(strides))
+
+
+def _order_of_reader(value: ir.Value, rank: int) -> list[int]:
+    """The axes in the order in which the only reader wants them in memory."""
+    readers = [use.node for use in value.uses()]
+    if len(readers) == 1 and readers[0].op_type == "Transpose":
+        order = list(attribute(readers[0], "perm", ()))
+        if sorted(order) == list(range(rank)):
+            return order
+    return list(range(rank))
 
 
 def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -184,10 +198,19 @@ def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
     return Stored(x.tensor, full, repeated, x.offset)
 
 
+def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """By nothing, as converters of TensorFlow's models leave it behind."""
+    pads = attribute(node, "pads", ()) if len(read) < 2 else known(read[1], node).array
+    if read[0] is None or np.any(pads):
+        raise Unsupported(f"operator '{node.name}' pads floats")
+    return read[0]
+
+
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Concat"): _concat,
     ("", "Expand"): _expand,
     ("", "Gather"): _gather,
+    ("", "Pad"): _pad,
     ("", "Slice"): _slice,
     ("", "Split"): _split,
     ("", "Transpose"): _transpose,
