@@ -108,6 +108,18 @@ std::optional<Extremes> extremes_of(const std::optional<ExtremesPlace>& given) {
   return Extremes{target(place), images};
 }
 
+// place, scale, zero point
+using QuantizedPlace = std::tuple<Place, float, std::int32_t>;
+
+std::optional<Quantized> quantized_of(const std::optional<QuantizedPlace>& given,
+                                      const std::optional<RowPlaces>& found) {
+  if (!given) return std::nullopt;
+  const auto& [place, scale, zero_point] = *given;
+  Quantized result{target(place), scale, zero_point, std::nullopt};
+  if (found) result.rows = rows_of(*found);
+  return result;
+}
+
 Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
                  const std::optional<Clamp>& clamp) {
   Output output;
@@ -370,21 +382,15 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
          nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"), nb::arg("extremes").none())
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                            const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
-                            std::size_t rows, const Row<float>& gamma,
-                            const std::optional<Row<float>>& beta, float epsilon) {
-        std::optional<Region> place;
-        float scale = 1;
-        std::int32_t zero_point = 0;
-        if (quantized) {
-          place = target(std::get<0>(*quantized));
-          scale = std::get<1>(*quantized);
-          zero_point = std::get<2>(*quantized);
-        }
-        p.add(make_layer_norm(p, region(x), target(y), place, scale, zero_point, rows,
+                            const std::optional<QuantizedPlace>& quantized,
+                            const std::optional<RowPlaces>& found, std::size_t rows,
+                            const Row<float>& gamma, const std::optional<Row<float>>& beta,
+                            float epsilon) {
+        p.add(make_layer_norm(p, region(x), target(y), quantized_of(quantized, found), rows,
                               vector(gamma), vector(beta), epsilon), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("quantized").none(),
-         nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(), nb::arg("epsilon"))
+         nb::arg("found").none(), nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(),
+         nb::arg("epsilon"))
       .def("softmax", [](Program& p, const std::string& label, const Place& x, const Place& y,
                          std::size_t rows, std::size_t size, bool logarithm) {
         p.add(make_softmax(p, region(x), target(y), rows, size, logarithm), label);

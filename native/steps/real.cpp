@@ -166,12 +166,10 @@ class Binary final : public Step {
 
 class LayerNorm final : public Step {
  public:
-  LayerNorm(const Program& program, Region x, Region y, std::optional<Region> quantized,
-            float scale, std::int32_t zero_point, std::size_t rows, std::vector<float> gamma,
-            std::vector<float> beta, float epsilon)
-      : x_(x), y_(y), quantized_(quantized), scale_(scale), zero_point_(zero_point), rows_(rows),
-        gamma_(std::move(gamma)), beta_(std::move(beta)), epsilon_(epsilon),
-        k_(program.engine().kernels()) {
+  LayerNorm(const Program& program, Region x, Region y, std::optional<Quantized> quantized,
+            std::size_t rows, std::vector<float> gamma, std::vector<float> beta, float epsilon)
+      : x_(x), y_(y), quantized_(quantized), rows_(rows), gamma_(std::move(gamma)),
+        beta_(std::move(beta)), epsilon_(epsilon), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     const std::size_t count = times(rows, gamma_.size());
@@ -179,10 +177,12 @@ class LayerNorm final : public Step {
     require(x.bytes >= times(count, sizeof(float)) && y.bytes >= times(count, sizeof(float)),
             "a tensor is too small");
     require(beta_.empty() || beta_.size() == gamma_.size(), "a bias does not fit");
-    require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
     if (quantized_) {
-      program.check(*quantized_);
-      require(quantized_->bytes >= count, "a tensor is too small");
+      program.check(quantized_->y);
+      require(quantized_->y.bytes >= count, "a tensor is too small");
+      const std::int32_t zero_point = quantized_->zero_point;
+      require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
+      if (quantized_->rows) quantized_->rows->check(program, rows);
     }
   }
 
@@ -194,16 +194,23 @@ class LayerNorm final : public Step {
     for_rows(context, rows_, size, [&](std::size_t r, std::size_t) {
       k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
       if (!quantized_) return;
-      auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
-      k_.quantize(y + r * size, size, scale_, zero_point_, q);
+      auto* q = context.at<std::uint8_t>(quantized_->y) + r * size;
+      float scale = quantized_->scale;
+      std::int32_t zero_point = quantized_->zero_point;
+      if (const auto& of = quantized_->rows) {
+        float found[2] = {};
+        k_.extremes(y + r * size, size, &found[0], &found[1]);
+        of->set(context, r, found[0], found[1]);
+        scale = context.at<const float>(of->scales)[r];
+        zero_point = context.at<const std::int32_t>(of->zero_points)[r];
+      }
+      k_.quantize(y + r * size, size, scale, zero_point, q);
     });
   }
 
  private:
   Region x_, y_;
-  std::optional<Region> quantized_;
-  float scale_;
-  std::int32_t zero_point_;
+  std::optional<Quantized> quantized_;
   std::size_t rows_;
   std::vector<float> gamma_, beta_;
   float epsilon_;
@@ -278,12 +285,11 @@ std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, cons
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
-                                      std::optional<Region> quantized, float scale,
-                                      std::int32_t zero_point, std::size_t rows,
+                                      std::optional<Quantized> quantized, std::size_t rows,
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon) {
-  return std::make_unique<LayerNorm>(program, x, y, quantized, scale, zero_point, rows,
-                                     std::move(gamma), std::move(beta), epsilon);
+  return std::make_unique<LayerNorm>(program, x, y, quantized, rows, std::move(gamma),
+                                     std::move(beta), epsilon);
 }
 
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,

@@ -134,10 +134,17 @@ struct Operand {
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
                                   Region y, bool product, std::size_t outer, std::size_t rows,
                                   std::size_t columns, std::optional<Extremes> extremes);
+// The uint8 of a float32 result, besides itself: by `scale` and `zero_point`, or by those of each row.
+struct Quantized {
+  Region y;
+  float scale = 1;
+  std::int32_t zero_point = 0;
+  std::optional<RowParameters> rows;
+};
+
 // y, and where wanted its uint8, from x[rows][size].
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
-                                      std::optional<Region> quantized, float scale,
-                                      std::int32_t zero_point, std::size_t rows,
+                                      std::optional<Quantized> quantized, std::size_t rows,
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,

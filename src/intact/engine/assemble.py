@@ -119,6 +119,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
                 arguments["quantized"] = (written[1], *arguments["quantized"])
+            arguments["found"] = (written[2], written[3]) if len(written) > 2 else None
         case "permute":
             for key, place in (("x", places[0]), ("y", written[0])):
                 arguments[key] = (place, *arguments.pop(f"{key}_view"))

@@ -5,7 +5,7 @@ Rules, in order:
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
-3. Quantizing what a LayerNormalization or attention wrote becomes its second output.
+3. Quantizing what a LayerNormalization wrote, row by row or not, becomes its second output.
 4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
    their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
    write and read, it quantizes too.
@@ -20,7 +20,6 @@ from intact.engine.program import Instruction, Storage, Tensor, new_tensor
 __all__ = ["fuse"]
 
 _PRODUCTS: Final = ("convolution", "depthwise")
-_FLOATS: Final = ("layer_norm",)  # that can quantize what they write
 
 
 # Products of so few values that a second pass costs less than floats beyond the L2 cache.
@@ -116,18 +115,24 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
     writers = _writers(program)
     gone = set()
     for i, instruction in enumerate(program):
-        if instruction.kind != "quantize" or instruction.parameters["channels"] != 1:
+        kind, given = instruction.kind, instruction.parameters
+        if kind not in ("quantize", "quantize_rows") or given["channels"] != 1:
             continue
         source = writers.get(instruction.inputs[0].storage, [])
-        if len(source) != 1 or program[source[0]].kind not in _FLOATS:
+        if len(source) != 1 or program[source[0]].kind != "layer_norm":
             continue
         producer = program[source[0]]
         whole = instruction.inputs[0].size == producer.output.size
-        if whole and producer.parameters["quantized"] is None:
-            scale, point = (instruction.parameters[key] for key in ("scale", "zero_point"))
-            producer.parameters["quantized"] = (scale, point)
-            producer.outputs = (*producer.outputs, instruction.output)
-            gone.add(i)
+        if not whole or producer.parameters["quantized"] is not None:
+            continue
+        if kind == "quantize":
+            producer.parameters["quantized"] = (given["scale"], given["zero_point"])
+        elif given["rows"] == producer.parameters["rows"]:
+            producer.parameters["quantized"] = (1.0, 0)
+        else:
+            continue
+        producer.outputs = (*producer.outputs, *instruction.outputs)
+        gone.add(i)
     return _without(program, gone)
 
 
