@@ -341,11 +341,11 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("x_scale"), nb::arg("counts"), nb::arg("y_scale").none(), nb::arg("clamp").none())
       .def("float_product", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                               std::size_t rows, std::shared_ptr<PackedReals> weights,
-                               const std::optional<Row<float>>& bias) {
-        p.add(make_float_product(p, region(x), target(y), rows, std::move(weights), vector(bias)), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("weights"),
-         nb::arg("bias").none())
+                               std::size_t rows, std::size_t k, std::size_t n,
+                               const Row<float>& weights, const std::optional<Row<float>>& bias) {
+        p.add(make_float_product(p, region(x), target(y), rows, k, n, vector(weights), vector(bias)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("k"), nb::arg("n"),
+         nb::arg("weights"), nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
                           std::size_t size, const AppliedName& function) {
         p.add(make_function(p, region(x), target(y), size, applied(function)), label);

@@ -62,6 +62,14 @@ void bind_recurrent(nb::module_& m, nb::class_<Program>& program) {
         return w.integers ? w.integers->data.bytes() : w.reals->data.bytes();
       });
 
+  program.def("real_product", [](Program& p, const std::string& label, const Place& x,
+                                 const Place& y, std::size_t rows,
+                                 std::shared_ptr<PackedReals> weights,
+                                 const std::optional<Row<float>>& bias) {
+    p.add(make_real_product(p, region(x), target(y), rows, std::move(weights), vector(bias)), label);
+  }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("weights"),
+     nb::arg("bias").none());
+
   program.def("recurrence", [](Program& p, const std::string& label, const std::string& cell,
                                std::size_t time, std::size_t batch, std::size_t hidden,
                                const std::vector<GivenDirection>& directions) {

@@ -42,7 +42,8 @@ struct Requantize {
   const float* scale;
   float low, high;
   std::int32_t zero_point;
-  bool small;  // whether every scale is below 1
+  bool small;                  // whether every scale is below 1
+  const std::uint8_t* table;  // 256 entries, in which the result is looked up; or null
 };
 
 // Columns of one panel of packed float32 weights.
@@ -149,6 +150,7 @@ struct Kernels {
   std::size_t columns;  // of one block of `gemm`, and of one panel of packed weights
   std::size_t k_step;   // K is padded with zero weights to a multiple of this
   std::size_t lanes;    // bytes of one vector; channels of one step of `depthwise`
+  std::size_t half_lanes;  // of a last step of no more channels than that
 
   // Readies the calling thread for `gemm`.
   void (*begin)();
@@ -164,10 +166,12 @@ struct Kernels {
   // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
   void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
-  // The same, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
+  // The same without a table, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
   void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                          const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
+  // The least and the greatest sum of each column: y[2][kernels.columns], count > 0.
+  void (*bounds)(const std::int32_t* sums, std::size_t count, std::int32_t* y);
   // As `f` says, from sums[count][kernels.columns].
   void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
   // y[rows][columns] = table[y], in place.
@@ -180,10 +184,9 @@ struct Kernels {
   // y[rows][columns] = a[rows][columns] * gate[columns].
   void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
                std::size_t columns, const Product& p, std::uint8_t* y);
-  // One output row of a depthwise convolution, the channels from `first` to `last` (a multiple of
-  // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
-  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                    std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
+  // One output row of a depthwise convolution. scratch: depthwise_scratch bytes.
+  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::uint8_t* y,
+                    std::uint8_t* scratch);
   // One output row of an image with scale and zero point of its own, f.scales[0] and
   // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
@@ -197,6 +200,9 @@ struct Kernels {
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(const Applied& function, float* y, std::size_t size);
+  // y[n] = x[k] w[k][n] + bias[n]; bias may be null.
+  void (*product_real)(const float* x, const float* w, std::size_t k, std::size_t n,
+                       std::size_t w_stride, const float* bias, float* y);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
@@ -231,6 +237,8 @@ std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed);
 
+// Channels of the step of `depthwise` that begins at channel `first`.
+std::size_t depthwise_lanes(const Kernels& kernels, std::size_t channels, std::size_t first);
 // Depthwise weights w[kernel_h * kernel_w][channels], four rows of the kernel side by side:
 // [channels / lanes][kernel_w][groups of 4 rows][4 * lanes].
 std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,

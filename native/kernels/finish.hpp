@@ -38,9 +38,10 @@ struct Quad {
 };
 
 // kSmall: no scale reaches 1, so that no product leaves int32, and the bytes can be compared instead.
-template <class V, std::size_t kVectors, bool kSmall>
+template <class V, std::size_t kVectors, bool kSmall, class Use>
 void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride,
+                     const Use& use) {
   using Q = Quad<V, kVectors>;
   const std::int32_t zero_point = r.zero_point;  // a copy, which no byte that is written can change
   const auto byte = [&](float bound) {
@@ -65,18 +66,28 @@ void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t co
     // A product below int32 becomes its least value, and so the lowest byte.
     auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
     if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-    Q::store(y, stride, i, count - 1, columns, bytes);
+    Q::store(y, stride, i, count - 1, columns, use(bytes));
   }
 }
 
 template <class V, std::size_t kVectors>
 void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
                 const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  if (r.small) {
-    requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride);
-  } else {
-    requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride);
+  const auto rows = [&](const auto& use) {
+    if (r.small) {
+      requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride, use);
+    } else {
+      requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride, use);
+    }
+  };
+  if constexpr (HasTables<V>) {
+    if (r.table) {
+      const typename V::Table table(r.table);
+      return rows([&](typename V::B bytes) { return V::lookup(bytes, table); });
+    }
   }
+  rows([](typename V::B bytes) { return bytes; });
+  if (r.table) lookup<V>(y, count, columns, stride, r.table);
 }
 
 template <class V, std::size_t kVectors>
@@ -103,6 +114,22 @@ void requantize_add(const std::int32_t* sums, std::size_t count, std::size_t col
     typename V::I steps[4];
     divide_round4<V>(total, scale, reciprocal, low, high, steps);
     Q::store(y, stride, i, count - 1, columns, V::in_order(V::narrow(steps, s.zero_point)));
+  }
+}
+
+// The least and the greatest sum of each column: two rows of a panel.
+template <class V, std::size_t kVectors>
+void bounds(const std::int32_t* sums, std::size_t count, std::int32_t* y) {
+  constexpr std::size_t kColumns = kVectors * V::kInts;
+  for (std::size_t j = 0; j < kColumns; j += V::kInts) {
+    auto least = V::load(sums + j), most = least;
+    for (std::size_t i = 1; i < count; ++i) {
+      const auto sum = V::load(sums + i * kColumns + j);
+      least = V::min(least, sum);
+      most = V::max(most, sum);
+    }
+    V::store(y + j, least);
+    V::store(y + kColumns + j, most);
   }
 }
 

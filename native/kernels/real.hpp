@@ -115,6 +115,23 @@ void unary(const intact::Applied& applied, float* y, std::size_t size) {
   });
 }
 
+// Two sums of each column, so that none waits for the one before.
+template <class V>
+void product_real(const float* x, const float* w, std::size_t k, std::size_t n,
+                  std::size_t w_stride, const float* bias, float* y) {
+  for (std::size_t j = 0; j < n; j += V::kInts) {
+    const std::size_t left = n - j < V::kInts ? n - j : V::kInts;
+    auto even = bias ? V::load(bias + j, left) : V::broadcast(0.0f), odd = V::broadcast(0.0f);
+    std::size_t i = 0;
+    for (; i + 2 <= k; i += 2) {
+      even = V::fma(V::broadcast(x[i]), V::load(w + i * w_stride + j, left), even);
+      odd = V::fma(V::broadcast(x[i + 1]), V::load(w + (i + 1) * w_stride + j, left), odd);
+    }
+    if (i < k) even = V::fma(V::broadcast(x[i]), V::load(w + i * w_stride + j, left), even);
+    V::store(y + j, V::add(even, odd), left);
+  }
+}
+
 template <class V>
 void add_real(const float* a, const float* b, float* y, std::size_t size) {
   for (std::size_t i = 0; i < size; i += V::kInts) {

@@ -112,11 +112,15 @@ std::unique_ptr<Step> make_average_pool(const Program& program, Region x, Region
 std::unique_ptr<Step> make_real_pool(const Program& program, Region x, Region y,
                                      const Windows& windows, std::vector<float> counts);
 
-// float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n].
+// float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n]; for a few columns.
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
-                                         std::size_t rows,
-                                         std::shared_ptr<const PackedReals> weights,
-                                         std::vector<float> bias);
+                                         std::size_t rows, std::size_t k, std::size_t n,
+                                         std::vector<float> weights, std::vector<float> bias);
+// The same for packed weights.
+std::unique_ptr<Step> make_real_product(const Program& program, Region x, Region y,
+                                        std::size_t rows,
+                                        std::shared_ptr<const PackedReals> weights,
+                                        std::vector<float> bias);
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
                                     const Applied& function);

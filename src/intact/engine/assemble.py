@@ -108,7 +108,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["extremes"] = _extremes(instruction, written)
             if arguments.get("found"):
                 arguments["found"] = (written[1], written[2])
-        case "float_product":
+        case "real_product":
             packed = weights.reals(arguments.pop("name"), arguments["weights"])
             arguments |= {"x": places[0], "weights": packed}
         case "quantize_rows":

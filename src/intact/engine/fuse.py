@@ -6,9 +6,9 @@ Rules, in order:
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
 3. Quantizing what a LayerNormalization or attention wrote becomes its second output.
-4. Where images that one instruction alone wrote are quantized one by one, that instruction finds their
-   extremes as it writes; and where sums are cheaper to compute twice than their floats are to write
-   and read, it quantizes too.
+4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
+   their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
+   write and read, it quantizes too.
 5. Recurrences of one size that do not read each other become one: threads run them side by side.
 6. An instruction of which nothing is read any more goes.
 """
@@ -165,11 +165,11 @@ def _writes_images(instruction: Instruction, images: int) -> bool:
     match instruction.kind:
         case "real_convolution" | "real_depthwise":
             n, _, _, _, height, width, *_ = instruction.parameters["windows"]
-            quantized = instruction.parameters.get("quantized")
-            return n == images and height * width > 1 and quantized is None
+            whole = instruction.parameters.get("quantized") is None
+            return bool(whole and n == images and height * width > 1)
         case "binary":
             outer, rows, _ = instruction.parameters["sizes"]
-            return (outer * rows) % images == 0
+            return bool((outer * rows) % images == 0)
     return False
 
 

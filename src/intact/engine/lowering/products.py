@@ -30,6 +30,7 @@ _IMAGE_READERS: Final = frozenset(
 )
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
 _PLANES: Final = 4  # channels
+_FEW_COLUMNS: Final = 32  # of floats: not worth a panel of packed weights
 _ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
 
@@ -209,12 +210,18 @@ def _real_pointwise_conv(
     tensor = state.contiguous(realize(x, state), str(node.name))
     y = new_tensor((x.shape[0], m, *x.shape[2:]), "float32", True)
     flat = None if bias is None else known(bias, node).real.astype(np.float32).reshape(-1)
-    return Stored.of(
+    columns = np.ascontiguousarray(weights.reshape(m, c).T)
+    if m <= _FEW_COLUMNS:
         state.add(
-            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], name=_name(node, 1),
-            weights=np.ascontiguousarray(weights.reshape(m, c).T)[None], bias=flat,
-        )
-    )  # fmt: skip
+            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], k=c, n=m,
+            weights=columns.reshape(-1), bias=flat,
+        )  # fmt: skip
+    else:
+        state.add(
+            "real_product", str(node.name), y, (tensor,), rows=x.shape[0], name=_name(node, 1),
+            weights=columns[None], bias=flat,
+        )  # fmt: skip
+    return Stored.of(y)
 
 
 def _gemm(node: ir.Node, read: list[Value | None], state: State) -> Value:

@@ -87,7 +87,7 @@ def _real(node: ir.Node, read: list[Value | None], state: State) -> Value | list
     shift = biases.sum(axis=1) if kind == "LSTM" else biases[:, 0]
     y = new_tensor((time, batch, directions * columns), "float32")
     from_x = state.add(
-        "float_product", str(node.name), y, (state.contiguous(stored, str(node.name)),),
+        "real_product", str(node.name), y, (state.contiguous(stored, str(node.name)),),
         rows=time * batch, name=_name(node, 1),
         weights=np.ascontiguousarray(weights.reshape(1, -1, width).transpose(0, 2, 1)),
         bias=np.ascontiguousarray(shift.reshape(-1)),
