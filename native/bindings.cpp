@@ -22,6 +22,8 @@
 namespace nb = nanobind;
 using namespace intact;
 
+void bind_images(nb::class_<Program>& program);  // bindings_images.cpp
+
 namespace {
 
 template <class T>
@@ -225,7 +227,8 @@ NB_MODULE(_native, m) {
       }, nb::arg("engine"), nb::arg("weights"), "Weights [groups, K, N] for `engine`.")
       .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
 
-  nb::class_<Program>(m, "Program")
+  auto program = nb::class_<Program>(m, "Program");
+  program
       .def(nb::init<std::shared_ptr<Engine>, std::size_t, std::vector<std::size_t>,
                     std::vector<std::size_t>>(),
            nb::arg("engine"), nb::arg("arena_bytes"), nb::arg("input_bytes"),
@@ -378,13 +381,13 @@ NB_MODULE(_native, m) {
          nb::arg("size"))
       .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
                         const Place& y, const std::array<std::size_t, 3>& a_strides,
-                        const std::array<std::size_t, 3>& b_strides, bool product,
+                        const std::array<std::size_t, 3>& b_strides, const std::string& operation,
                         const std::array<std::size_t, 3>& sizes) {
         const Operand left{region(a), a_strides[0], a_strides[1], a_strides[2]};
         const Operand right{region(b), b_strides[0], b_strides[1], b_strides[2]};
-        p.add(make_binary(p, left, right, target(y), product, sizes[0], sizes[1], sizes[2]), label);
+        p.add(make_binary(p, left, right, target(y), operation, sizes[0], sizes[1], sizes[2]), label);
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
-         nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"))
+         nb::arg("b_strides"), nb::arg("operation"), nb::arg("sizes"))
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
                             const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
                             std::size_t rows, const Row<float>& gamma,
@@ -422,4 +425,5 @@ NB_MODULE(_native, m) {
                              keys, width, v_width, scale, empty_is_zero), label);
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
          nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"));
+  bind_images(program);
 }

@@ -163,10 +163,15 @@ class QuantizeRows final : public Step {
 
 class Binary final : public Step {
  public:
-  Binary(const Program& program, const Operand& a, const Operand& b, Region y, bool product,
-         std::size_t outer, std::size_t rows, std::size_t columns)
-      : a_(a), b_(b), y_(y), product_(product), outer_(outer), rows_(rows), columns_(columns),
-        k_(program.engine().kernels()) {
+  Binary(const Program& program, const Operand& a, const Operand& b, Region y,
+         const std::string& operation, std::size_t outer, std::size_t rows, std::size_t columns)
+      : a_(a), b_(b), y_(y), outer_(outer), rows_(rows), columns_(columns) {
+    const Kernels& k = program.engine().kernels();
+    kernel_ = operation == "Add"   ? k.add_real
+              : operation == "Sub" ? k.sub_real
+              : operation == "Mul" ? k.mul_real
+                                   : k.div_real;
+    require(kernel_ != k.div_real || operation == "Div", "an operation is unknown");
     require(outer > 0 && rows > 0 && columns > 0, "a tensor is empty");
     program.check(y);
     require(y.bytes >= times(times(times(outer, rows), columns), sizeof(float)),
@@ -179,36 +184,41 @@ class Binary final : public Step {
                                (columns - 1) * operand.column_stride;
       require(operand.region.bytes / sizeof(float) > last, "a tensor is too small");
     }
-    single_ = a.column_stride == 0 || b.column_stride == 0;
+    single_[0] = a.column_stride == 0;
+    single_[1] = b.column_stride == 0;
   }
 
   void run(const Context& context) const override {
     const auto* all_a = context.at<const float>(a_.region);
     const auto* all_b = context.at<const float>(b_.region);
     auto* y = context.at<float>(y_);
-    const auto kernel = product_ ? k_.mul_real : k_.add_real;
     for_rows(context, outer_ * rows_, columns_, [&](std::size_t r) {
       const std::size_t outer = r / rows_, row = r % rows_;
       const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride;
       const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride;
       float* to = y + r * columns_;
-      if (!single_) {
-        kernel(a, b, to, columns_);
+      float line[2][kLine];
+      if (single_[0]) std::fill_n(line[0], std::min(kLine, columns_), *a);
+      if (single_[1]) std::fill_n(line[1], std::min(kLine, columns_), *b);
+      if (!single_[0] && !single_[1]) {
+        kernel_(a, b, to, columns_);
         return;
       }
-      for (std::size_t c = 0; c < columns_; ++c) {
-        const float p = a[c * a_.column_stride], q = b[c * b_.column_stride];
-        to[c] = product_ ? p * q : p + q;
+      for (std::size_t c = 0; c < columns_; c += kLine) {
+        kernel_(single_[0] ? line[0] : a + c, single_[1] ? line[1] : b + c, to + c,
+                std::min(kLine, columns_ - c));
       }
     });
   }
 
  private:
+  static constexpr std::size_t kLine = 256;  // of a number that repeats
+
   Operand a_, b_;
   Region y_;
-  bool product_, single_;
+  bool single_[2];
   std::size_t outer_, rows_, columns_;
-  const Kernels& k_;
+  decltype(Kernels::add_real) kernel_;
 };
 
 class LayerNorm final : public Step {
@@ -317,9 +327,9 @@ std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Regio
 }
 
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
-                                  Region y, bool product, std::size_t outer, std::size_t rows,
-                                  std::size_t columns) {
-  return std::make_unique<Binary>(program, a, b, y, product, outer, rows, columns);
+                                  Region y, const std::string& operation, std::size_t outer,
+                                  std::size_t rows, std::size_t columns) {
+  return std::make_unique<Binary>(program, a, b, y, operation, outer, rows, columns);
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,

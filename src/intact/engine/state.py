@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from intact.engine.program import Instruction, Storage, Tensor, Unsupported, new_tensor
 from intact.engine.values import Rows, Stored
+from intact.engine.view import Digits
 
 __all__ = ["State", "reshaped"]
 
@@ -20,11 +21,13 @@ class State:
 
     constants: arrays that the program reads as inputs, behind those of the model.
     inputs: the number of the model's inputs.
+    plain: copies of integers in the order that readers want, by where they lay.
     """
 
     inputs: int
     program: list[Instruction] = field(default_factory=list)
     constants: list[tuple[Tensor, NDArray[np.float32]]] = field(default_factory=list)
+    plain: dict[tuple[Storage, tuple[Digits, ...], int, bool], Tensor] = field(default_factory=dict)
     _rows: dict[tuple[Storage, int], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(

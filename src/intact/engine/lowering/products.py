@@ -12,12 +12,32 @@ from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
 from intact.engine.program import Unsupported, Windows, new_tensor
 from intact.engine.state import State
-from intact.engine.values import Constant, Dequantized, Function, Mean, Product, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Function,
+    Mean,
+    Product,
+    Seen,
+    Stored,
+    Value,
+)
 
-__all__ = ["LOWERINGS", "spatial_of", "windows_of"]
+__all__ = [
+    "IMAGE_READERS",
+    "LOWERINGS",
+    "ROW_READERS",
+    "bias_of",
+    "columns_of",
+    "dynamic_weights_of",
+    "name_of",
+    "spatial_of",
+    "weights_of",
+    "windows_of",
+]
 
 # Readers that want the channels of an image last.
-_IMAGE_READERS: Final = frozenset(
+IMAGE_READERS: Final = frozenset(
     {
         "AveragePool",
         "Conv",
@@ -29,7 +49,7 @@ _IMAGE_READERS: Final = frozenset(
     }
 )
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
-_ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
+ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
 
 def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -37,6 +57,8 @@ def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> V
     if x is None or isinstance(x, Constant):
         raise Unsupported(f"operator '{node.name}' quantizes a constant")
     to = quantization(node, scale, point)
+    if isinstance(x, Seen) and x.quantization == to:
+        return x
     return Dequantized(quantize(x, to, _wants_images(node, x), str(node.name), state), to)
 
 
@@ -47,9 +69,9 @@ def _wants_images(node: ir.Node, x: Value) -> bool:
         for dequantize in node.outputs[0].uses()
         for use in (*dequantize.node.outputs[0].uses(), dequantize)
     }
-    if readers & _ROW_READERS or len(x.shape) < 3:
+    if readers & ROW_READERS or len(x.shape) < 3:
         return False
-    return bool(readers & _IMAGE_READERS) or len(x.shape) == 4
+    return bool(readers & IMAGE_READERS) or len(x.shape) == 4
 
 
 def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -65,12 +87,14 @@ def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) ->
         if scales.ndim > 1 or (scales.ndim and scales.size != x.array.shape[axis or 0]):
             raise Unsupported(f"operator '{node.name}' has scales that do not fit its axis")
         return Constant(x.array, scales, points, axis)
-    if not isinstance(x, Dequantized) or quantization(node, scale, point) != x.quantization:
+    if not isinstance(x, (Dequantized, Seen)) or (
+        quantization(node, scale, point) != x.quantization
+    ):
         raise Unsupported(f"operator '{node.name}' reads integers in a scale not theirs")
     return x
 
 
-def _weights(
+def weights_of(
     node: ir.Node, value: Value | None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], int | None]:
     """int8 weights around zero, their scale, and the axis that it belongs to."""
@@ -84,7 +108,7 @@ def _weights(
     return integers, constant.scale, constant.axis
 
 
-def _columns(
+def columns_of(
     node: ir.Node, scale: NDArray[np.float32], axis: int | None, wanted: int, count: int
 ) -> NDArray[np.float32]:
     """A scale per column from one per index of `axis`, which must be `wanted`."""
@@ -93,7 +117,7 @@ def _columns(
     return np.broadcast_to(scale.reshape(-1), (count,))
 
 
-def _bias(
+def bias_of(
     node: ir.Node, value: Value | None, scale: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
     """The integer bias at `scale`, and the float bias, if that is what it is."""
@@ -118,8 +142,6 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
     n = len(kernel)
     if n not in (1, 2) or len(spatial) != n:
         raise Unsupported(f"operator '{node.name}' has {len(spatial)} spatial dimensions")
-    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", ""):
-        raise Unsupported(f"operator '{node.name}' pads automatically")
     stride = tuple(attribute(node, "strides", (1,) * n))
     dilation = tuple(attribute(node, "dilations", (1,) * n))
     pads = tuple(attribute(node, "pads", (0,) * 2 * n))
@@ -130,6 +152,9 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
     everything = (*stride, *dilation, *kernel, *pads, *spatial)
     if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0 or max(everything) > _LARGEST:
         raise Unsupported(f"operator '{node.name}' has a kernel, stride or padding out of range")
+    auto = attribute(node, "auto_pad", "NOTSET")
+    if auto not in ("NOTSET", ""):
+        pads = _automatic_pads(auto, spatial, kernel, stride, dilation)
     ends = pads[n:]
     if attribute(node, "ceil_mode", 0):
         extension = ceil_extension(spatial, kernel, stride, pads, dilation)
@@ -146,6 +171,24 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
         "stride": one + stride, "dilation": one + dilation, "padding": zero + pads[:n],
         "shape": tuple(out), "ends": zero + pads[n:],
     }  # fmt: skip
+
+
+def _automatic_pads(
+    mode: str,
+    spatial: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """What `auto_pad` means here. Source: ONNX Conv."""
+    if mode == "VALID":
+        return (0,) * 2 * len(kernel)
+    totals = [
+        max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        for size, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
+    ]
+    fewer, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (*more, *fewer) if mode == "SAME_LOWER" else (*fewer, *more)
 
 
 def windows_of(shape: tuple[int, ...], s: dict[str, Any]) -> Windows:
@@ -173,7 +216,7 @@ def _packed(
     return packed, tuple(kernel)
 
 
-def _name(node: ir.Node, index: int) -> str:
+def name_of(node: ir.Node, index: int) -> str:
     value = node.inputs[index]
     return "" if value is None else str(value.name)
 
@@ -184,15 +227,15 @@ def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
         return _real_pointwise_conv(node, x, w, bias, state)
     if not isinstance(x, Dequantized) or not x.tensor.images:
         raise Unsupported(f"operator '{node.name}' convolves floats")
-    weights, scale, axis = _weights(node, w)
+    weights, scale, axis = weights_of(node, w)
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
-    step = x.quantization.scale * _columns(node, scale, axis, 0, weights.shape[0])
-    whole, shift = _bias(node, bias, step)
+    step = x.quantization.scale * columns_of(node, scale, axis, 0, weights.shape[0])
+    whole, shift = bias_of(node, bias, step)
     shape = (x.shape[0], weights.shape[0], *s["shape"])
     return Product(
         str(node.name), x.tensor, x.quantization.zero_point, windows_of(x.shape, s), packed,
-        whole, step, shape, _name(node, 1), True, shift=shift,
+        whole, step, shape, name_of(node, 1), True, shift=shift,
     )  # fmt: skip
 
 
@@ -230,23 +273,23 @@ def _matrix_product(
     """Of an activation and a weight, which is [N, K] where `transposed`."""
     if not isinstance(x, Dequantized) or x.tensor.images:
         raise Unsupported(f"operator '{node.name}' multiplies floats")
-    weights, scale, axis = _weights(node, w)
+    weights, scale, axis = weights_of(node, w)
     if weights.ndim != 2 or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
     k, n = weights.shape[::-1] if transposed else weights.shape
     if k != x.shape[-1]:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
     matrix = np.ascontiguousarray(weights.T if transposed else weights)[None]
-    step = x.quantization.scale * _columns(node, scale, axis, 0 if transposed else 1, n)
-    whole, shift = _bias(node, bias, step)
+    step = x.quantization.scale * columns_of(node, scale, axis, 0 if transposed else 1, n)
+    whole, shift = bias_of(node, bias, step)
     rows = x.tensor.size // k
     return Product(
         str(node.name), x.tensor, x.quantization.zero_point, Windows(1, rows, 1, k, rows, 1),
-        matrix, whole, step, (*x.shape[:-1], n), _name(node, 1), False, shift=shift,
+        matrix, whole, step, (*x.shape[:-1], n), name_of(node, 1), False, shift=shift,
     )  # fmt: skip
 
 
-def _dynamic_weights(
+def dynamic_weights_of(
     node: ir.Node, read: list[Value | None]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     weights, scale = known(read[1], node).array, known(read[2], node).array
@@ -256,7 +299,7 @@ def _dynamic_weights(
 
 
 def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    weights, scale = _dynamic_weights(node, read)
+    weights, scale = dynamic_weights_of(node, read)
     x = state.contiguous(realize(read[0], state), str(node.name))
     if weights.ndim != 2 or weights.shape[0] != x.shape[-1] or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
@@ -265,12 +308,12 @@ def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Va
     q, parameters = state.quantized_rows(x, rows, str(node.name))
     return Product(
         str(node.name), q, 0, Windows(rows, 1, 1, k, 1, 1), weights[None], np.zeros(n, np.int64),
-        _columns(node, scale, 0, 0, n), (*x.shape[:-1], n), _name(node, 1), False, parameters,
+        columns_of(node, scale, 0, 0, n), (*x.shape[:-1], n), name_of(node, 1), False, parameters,
     )  # fmt: skip
 
 
 def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    weights, scale = _dynamic_weights(node, read)
+    weights, scale = dynamic_weights_of(node, read)
     x = state.images(realize(read[0], state), str(node.name))
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
@@ -278,7 +321,7 @@ def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Valu
     q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
     return Product(
         str(node.name), q, 0, windows_of(x.shape, s), packed, np.zeros(m, np.int64),
-        _columns(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), _name(node, 1), True,
+        columns_of(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), name_of(node, 1), True,
         parameters,
     )  # fmt: skip
 

@@ -1,0 +1,172 @@
+// Values moved from one arrangement to another: whatever strides and lists of indices describe.
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "steps.hpp"
+
+namespace intact {
+namespace {
+
+constexpr std::size_t kMostAxes = 12;
+constexpr std::size_t kBytesPerJob = 16 * 1024;
+
+// T: an unsigned integer of a value's size.
+template <class T>
+class Move final : public Step {
+ public:
+  Move(const Program& program, const Placed& x, const Placed& y, std::vector<MoveAxis> axes,
+       T fill, std::vector<std::uint8_t> table)
+      : x_(x), y_(y), axes_(std::move(axes)), fill_(fill), table_(std::move(table)),
+        lookup_(program.engine().kernels().lookup) {
+    program.check(x.region);
+    program.check(y.region);
+    require(!axes_.empty() && axes_.size() <= kMostAxes, "a tensor has no axes, or too many");
+    require(table_.empty() || (table_.size() == 256 && sizeof(T) == 1), "a table has not 256 entries");
+    std::size_t x_last = x.offset, y_last = y.offset;
+    require(std::max(x_last, y_last) < SIZE_MAX / 4, "values lie outside their tensor");
+    for (const MoveAxis& axis : axes_) {
+      require(axis.count > 0, "a tensor is empty");
+      if (axis.offsets.empty()) {
+        x_last += times(axis.count - 1, axis.x_stride);
+      } else {
+        require(axis.offsets.size() == axis.count, "an axis has another number of offsets");
+        std::int64_t most = 0;
+        for (const std::int64_t offset : axis.offsets) {
+          require(offset >= -1, "an offset is negative");
+          most = std::max(most, offset);
+        }
+        x_last += static_cast<std::size_t>(most);
+      }
+      y_last += times(axis.count - 1, axis.y_stride);
+      require(std::max(x_last, y_last) < SIZE_MAX / 4, "values lie outside their tensor");
+    }
+    require(x_last < x.region.bytes / sizeof(T) && y_last < y.region.bytes / sizeof(T),
+            "values lie outside their tensor");
+    find_row();
+  }
+
+  void run(const Context& context) const override {
+    const T* x = context.at<const T>(x_.region) + x_.offset;
+    T* y = context.at<T>(y_.region) + y_.offset;
+    const std::size_t per_job = std::max<std::size_t>(1, kBytesPerJob / (row_values_ * sizeof(T)));
+    context.engine.pool().run((rows_ + per_job - 1) / per_job, [&](std::size_t job, std::size_t) {
+      Place place(*this, job * per_job);
+      for (std::size_t r = job * per_job; r < std::min(rows_, (job + 1) * per_job); ++r) {
+        if (r > job * per_job) place.next();
+        const std::ptrdiff_t from = place.from[outer_];
+        row(from < 0 ? nullptr : x + from, y + place.to[outer_]);
+      }
+    });
+  }
+
+ private:
+  enum class Row { kTogether, kPairs, kStrided, kListed };
+
+  // Where a row begins: the sums of what the first axes add; negative for what has no source.
+  struct Place {
+    Place(const Move& move, std::size_t row) : move(move) {
+      for (std::size_t a = move.outer_; a-- > 0;) {
+        index[a] = row % move.axes_[a].count;
+        row /= move.axes_[a].count;
+      }
+      update(0);
+    }
+    void next() {
+      std::size_t a = move.outer_ - 1;
+      while (++index[a] == move.axes_[a].count && a > 0) index[a--] = 0;
+      update(a);
+    }
+    void update(std::size_t first) {
+      for (std::size_t a = first; a < move.outer_; ++a) {
+        const MoveAxis& axis = move.axes_[a];
+        const auto step = axis.offsets.empty()
+                              ? static_cast<std::ptrdiff_t>(index[a] * axis.x_stride)
+                              : static_cast<std::ptrdiff_t>(axis.offsets[index[a]]);
+        from[a + 1] = from[a] < 0 || step < 0 ? -1 : from[a] + step;
+        to[a + 1] = to[a] + index[a] * axis.y_stride;
+      }
+    }
+    const Move& move;
+    std::array<std::size_t, kMostAxes> index{};
+    std::array<std::ptrdiff_t, kMostAxes + 1> from{};
+    std::array<std::size_t, kMostAxes + 1> to{};
+  };
+
+  // The last axis, or the last two, as one row.
+  void find_row() {
+    const std::size_t rank = axes_.size();
+    const MoveAxis& last = axes_.back();
+    outer_ = rank - 1;
+    row_ = !last.offsets.empty()                          ? Row::kListed
+           : last.x_stride == 1 && last.y_stride == 1 ? Row::kTogether
+                                                          : Row::kStrided;
+    row_values_ = last.count;
+    if (rank > 1 && last.offsets.empty() && last.count == 2 && last.y_stride == 1) {
+      const MoveAxis& pairs = axes_[rank - 2];
+      if (pairs.offsets.empty() && pairs.x_stride == 1 && pairs.y_stride == 2) {
+        row_ = Row::kPairs;
+        row_values_ = 2 * pairs.count;
+        outer_ = rank - 2;
+      }
+    }
+    rows_ = 1;
+    for (std::size_t a = 0; a < outer_; ++a) rows_ = times(rows_, axes_[a].count);
+  }
+
+  void row(const T* x, T* y) const {
+    const MoveAxis& last = axes_.back();
+    const std::size_t step = row_ == Row::kPairs ? 1 : last.y_stride, n = row_values_;
+    if (x == nullptr) {
+      for (std::size_t i = 0; i < n; ++i) y[i * step] = fill_;
+    } else if (row_ == Row::kTogether) {
+      std::memcpy(y, x, n * sizeof(T));
+    } else if (row_ == Row::kPairs) {
+      const T* second = x + last.x_stride;
+      for (std::size_t i = 0; i < n / 2; ++i) {
+        y[2 * i] = x[i];
+        y[2 * i + 1] = second[i];
+      }
+    } else if (row_ == Row::kStrided) {
+      for (std::size_t i = 0; i < n; ++i) y[i * step] = x[i * last.x_stride];
+    } else {
+      for (std::size_t i = 0; i < n; ++i) {
+        y[i * step] = last.offsets[i] < 0 ? fill_ : x[last.offsets[i]];
+      }
+    }
+    if (table_.empty()) return;
+    if constexpr (sizeof(T) == 1) {
+      if (step == 1) {
+        lookup_(y, 1, n, n, table_.data());
+      } else {
+        lookup_(y, n, 1, step, table_.data());
+      }
+    }
+  }
+
+  Placed x_, y_;
+  std::vector<MoveAxis> axes_;
+  T fill_;
+  std::vector<std::uint8_t> table_;
+  decltype(Kernels::lookup) lookup_;
+  Row row_ = Row::kStrided;
+  std::size_t outer_ = 0, rows_ = 1, row_values_ = 1;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_move(const Program& program, const Placed& x, const Placed& y,
+                                std::vector<MoveAxis> axes, std::size_t value_bytes,
+                                std::uint32_t fill, std::vector<std::uint8_t> table) {
+  require(value_bytes == 1 || value_bytes == 4, "a value has neither 1 nor 4 bytes");
+  if (value_bytes == 4) {
+    return std::make_unique<Move<std::uint32_t>>(program, x, y, std::move(axes), fill,
+                                                 std::move(table));
+  }
+  require(fill <= 255, "a fill is no uint8");
+  return std::make_unique<Move<std::uint8_t>>(program, x, y, std::move(axes),
+                                              static_cast<std::uint8_t>(fill), std::move(table));
+}
+
+}  // namespace intact
