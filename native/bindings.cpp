@@ -408,11 +408,6 @@ NB_MODULE(_native, m) {
                          std::size_t rows, std::size_t size) {
         p.add(make_softmax(p, region(x), target(y), rows, size), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"))
-      .def("permute", [](Program& p, const std::string& label, const Strided& x, const Strided& y,
-                         const std::vector<std::size_t>& shape) {
-        target(std::get<0>(y));
-        p.add(make_permute(p, view(x), view(y), shape), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("shape"))
       .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
                            const Strided& v, const std::optional<Strided>& mask, const Strided& y,
                            const std::array<std::size_t, 6>& sizes, float scale,

@@ -11,6 +11,17 @@ namespace {
 
 constexpr std::size_t kMostAxes = 12;
 constexpr std::size_t kBytesPerJob = 16 * 1024;
+constexpr std::size_t kMostTogether = 16;  // a last axis this short is walked before the one before
+
+// y[kCount i + j] = x[i + j stride]: a known count lets the compiler interleave vectors.
+template <std::size_t kCount, class T>
+void interleave(const T* x, std::size_t stride, std::size_t n, T* y) {
+  const T* of[kCount];
+  for (std::size_t j = 0; j < kCount; ++j) of[j] = x + j * stride;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < kCount; ++j) y[kCount * i + j] = of[j][i];
+  }
+}
 
 // T: an unsigned integer of a value's size.
 template <class T>
@@ -62,7 +73,7 @@ class Move final : public Step {
   }
 
  private:
-  enum class Row { kTogether, kPairs, kStrided, kListed };
+  enum class Row { kTogether, kInterleaved, kStrided, kListed };
 
   // Where a row begins: the sums of what the first axes add; negative for what has no source.
   struct Place {
@@ -103,11 +114,11 @@ class Move final : public Step {
            : last.x_stride == 1 && last.y_stride == 1 ? Row::kTogether
                                                           : Row::kStrided;
     row_values_ = last.count;
-    if (rank > 1 && last.offsets.empty() && last.count == 2 && last.y_stride == 1) {
-      const MoveAxis& pairs = axes_[rank - 2];
-      if (pairs.offsets.empty() && pairs.x_stride == 1 && pairs.y_stride == 2) {
-        row_ = Row::kPairs;
-        row_values_ = 2 * pairs.count;
+    if (rank > 1 && last.offsets.empty() && last.count <= kMostTogether && last.y_stride == 1) {
+      const MoveAxis& before = axes_[rank - 2];
+      if (before.offsets.empty() && before.x_stride == 1 && before.y_stride == last.count) {
+        row_ = Row::kInterleaved;
+        row_values_ = last.count * before.count;
         outer_ = rank - 2;
       }
     }
@@ -117,17 +128,13 @@ class Move final : public Step {
 
   void row(const T* x, T* y) const {
     const MoveAxis& last = axes_.back();
-    const std::size_t step = row_ == Row::kPairs ? 1 : last.y_stride, n = row_values_;
+    const std::size_t step = last.y_stride, n = row_values_;
     if (x == nullptr) {
       for (std::size_t i = 0; i < n; ++i) y[i * step] = fill_;
     } else if (row_ == Row::kTogether) {
       std::memcpy(y, x, n * sizeof(T));
-    } else if (row_ == Row::kPairs) {
-      const T* second = x + last.x_stride;
-      for (std::size_t i = 0; i < n / 2; ++i) {
-        y[2 * i] = x[i];
-        y[2 * i + 1] = second[i];
-      }
+    } else if (row_ == Row::kInterleaved) {
+      interleaved(x, n / last.count, y);
     } else if (row_ == Row::kStrided) {
       for (std::size_t i = 0; i < n; ++i) y[i * step] = x[i * last.x_stride];
     } else {
@@ -142,6 +149,19 @@ class Move final : public Step {
       } else {
         lookup_(y, n, 1, step, table_.data());
       }
+    }
+  }
+
+  void interleaved(const T* x, std::size_t n, T* y) const {
+    const MoveAxis& last = axes_.back();
+    switch (last.count) {
+      case 2: return interleave<2>(x, last.x_stride, n, y);
+      case 3: return interleave<3>(x, last.x_stride, n, y);
+      case 4: return interleave<4>(x, last.x_stride, n, y);
+    }
+    for (std::size_t j = 0; j < last.count; ++j) {
+      const T* of = x + j * last.x_stride;
+      for (std::size_t i = 0; i < n; ++i) y[i * last.count + j] = of[i];
     }
   }
 

@@ -139,9 +139,6 @@ struct View {
   std::size_t offset;
   std::vector<std::size_t> strides;
 };
-// y[...] = x[...] for all indices below `shape`.
-std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
-                                   std::vector<std::size_t> shape);
 // q, k, v, y and mask: strides of batch, head and position.
 std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
                                      const View& v, const std::optional<View>& mask,

@@ -1,7 +1,6 @@
 """Values moved into the order that a reader wants."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,74 +11,8 @@ from intact.core.qparams import QParams
 from intact.engine.program import Quantization, Tensor, new_tensor
 from intact.engine.state import State
 from intact.engine.values import Dequantized, Seen, Stored
-from intact.engine.view import View
 
-__all__ = ["dequantize", "join", "lookup_table", "move", "plain", "settled", "take"]
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """offsets: where each index is read, -1 for nowhere; None where a stride says it."""
-
-    count: int
-    x_stride: int
-    y_stride: int
-    offsets: NDArray[np.int64] | None = None
-
-
-def move(
-    x: View,
-    y: Tensor,
-    label: str,
-    state: State,
-    *,
-    offset: int = 0,
-    indices: Mapping[int, NDArray[np.int64]] | None = None,
-    fill: int = 0,
-    table: NDArray[np.uint8] | None = None,
-) -> Tensor:
-    """Copy x to y, from `offset` on, in y's order.
-
-    indices: axis -> which index of x each index of y takes; -1 for the fill.
-    fill: a value's bits. table: what becomes of each uint8.
-    """
-    axes: list[_Axis] = []
-    for i, digits in enumerate(x.axes):
-        stride = y.strides[i]
-        if indices and i in indices:
-            index = indices[i]
-            places = np.where(index < 0, -1, x.places(i)[index])
-            axes.append(_Axis(index.size, 0, stride, np.ascontiguousarray(places, np.int64)))
-            continue
-        inner = 1
-        for count, x_stride in reversed(digits):
-            axes.append(_Axis(count, x_stride, stride * inner))
-            inner *= count
-    walked = _walk(axes)
-    state.add(
-        "move", label, y, (x.tensor,), x_offset=x.offset, y_offset=offset, fill=fill, table=table,
-        axes=tuple((a.count, a.x_stride, a.y_stride) for a in walked),
-        offsets=[a.offsets for a in walked], value_bytes=1 if y.dtype == "uint8" else 4,
-    )  # fmt: skip
-    return y
-
-
-def _walk(axes: Sequence[_Axis]) -> list[_Axis]:
-    """The axes in the order in which y lies, those that both walk without a gap as one."""
-    walked: list[_Axis] = []
-    for axis in sorted(axes, key=lambda a: -a.y_stride):
-        if axis.offsets is None and axis.count == 1:
-            continue
-        last = walked[-1] if walked else None
-        if (
-            last is not None and last.offsets is None and axis.offsets is None
-            and last.x_stride == axis.count * axis.x_stride
-            and last.y_stride == axis.count * axis.y_stride
-        ):  # fmt: skip
-            walked[-1] = _Axis(last.count * axis.count, axis.x_stride, axis.y_stride)
-        else:
-            walked.append(axis)
-    return walked or [_Axis(1, 1, 1)]
+__all__ = ["dequantize", "join", "lookup_table", "plain", "settled", "take"]
 
 
 def settled(x: Seen) -> Dequantized | Seen:
@@ -106,7 +39,7 @@ def plain(x: Dequantized | Seen, images: bool, label: str, state: State) -> Dequ
     if not view.fills(tensor):
         key = (view.tensor.storage, view.axes, view.offset, images)
         if key not in state.plain:
-            state.plain[key] = move(view, new_tensor(x.shape, "uint8", images), label, state)
+            state.plain[key] = state.move(view, new_tensor(x.shape, "uint8", images), label)
         tensor = state.plain[key]
     return Dequantized(tensor, x.quantization)
 
@@ -128,11 +61,11 @@ def take(
     if isinstance(x, Stored):
         bits = int(np.float32(fill).view(np.uint32))
         y = new_tensor(shape, "float32", images)
-        return Stored.of(move(view, y, label, state, indices=indices, fill=bits))
+        return Stored.of(state.move(view, y, label, indices=indices, fill=bits))
     assert fill == 0  # others have no integer of their own
     y = new_tensor(shape, "uint8", images)
     point = x.quantization.zero_point
-    return Dequantized(move(view, y, label, state, indices=indices, fill=point), x.quantization)
+    return Dequantized(state.move(view, y, label, indices=indices, fill=point), x.quantization)
 
 
 def join(parts: Sequence[Stored], axis: int, label: str, state: State) -> Stored:
@@ -143,7 +76,7 @@ def join(parts: Sequence[Stored], axis: int, label: str, state: State) -> Stored
     y = new_tensor(tuple(shape), "float32", images)
     offset = 0
     for part in parts:
-        move(part.view, y, label, state, offset=offset)
+        state.move(part.view, y, label, offset=offset)
         offset += part.shape[axis] * y.strides[axis]
     return Stored.of(y)
 

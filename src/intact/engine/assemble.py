@@ -87,9 +87,6 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
                 arguments["quantized"] = (written[1], *arguments["quantized"])
-        case "permute":
-            for key, place in (("x", places[0]), ("y", written[0])):
-                arguments[key] = (place, *arguments.pop(f"{key}_view"))
         case "attention":
             arguments["mask"] = None
             for key, place in zip(("q", "k", "v", "mask"), places, strict=False):

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from intact.engine.arrange import dequantize, lookup_table, move
+from intact.engine.arrange import dequantize, lookup_table
 from intact.engine.program import Quantization, Tensor, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
@@ -98,7 +98,7 @@ def join_integers(value: Joined, to: Quantization, images: bool, state: State) -
     for part in value.parts:
         same = part.quantization == to
         entries = None if same else lookup_table(lambda v: v, part.quantization, to)
-        move(part.view, y, value.label, state, offset=offset, table=entries)
+        state.move(part.view, y, value.label, offset=offset, table=entries)
         offset += part.shape[value.axis] * y.strides[value.axis]
     return y
 
@@ -123,7 +123,7 @@ def spread(value: Spread, product: Tensor, state: State) -> Tensor:
         if part is None:
             indices[axis] = np.arange(begin, begin + size)
         view = part or view
-    return move(view, y, value.product.label, state, indices=indices)
+    return state.move(view, y, value.product.label, indices=indices)
 
 
 def channelwise(value: Channelwise, to: Quantization, state: State) -> Tensor:

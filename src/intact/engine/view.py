@@ -1,6 +1,6 @@
 """Where the values of a tensor lie, in whatever shape and order its reader sees them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from intact.engine.program import Tensor
 
-__all__ = ["Digits", "View"]
+__all__ = ["Axis", "Digits", "View", "walk"]
 
 # Count and stride of each digit of an index, the most significant first. An axis that was made of
 # several (by a reshape) keeps them apart where no single stride leads from value to value.
@@ -112,3 +112,47 @@ def _part(digits: Digits, start: int, count: int) -> tuple[Digits, int] | None:
         return None
     found = _part(tuple(inner), rest, count)
     return None if found is None else (found[0], found[1] + first * stride)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One loop of a copy from x to y.
+
+    offsets: where each index is read in x, -1 for nowhere; None where a stride says it.
+    """
+
+    count: int
+    x_stride: int
+    y_stride: int
+    offsets: NDArray[np.int64] | None = None
+
+
+def walk(x: View, y: Tensor, indices: Mapping[int, NDArray[np.int64]]) -> list[Axis]:
+    """The loops that copy x to y in the order of y, those together that need one only.
+
+    indices: axis -> which index of x each index of y takes; -1 for none.
+    """
+    axes: list[Axis] = []
+    for i, digits in enumerate(x.axes):
+        inner = y.strides[i]
+        if i in indices:
+            places = np.where(indices[i] < 0, -1, x.places(i)[indices[i]])
+            axes.append(Axis(places.size, 0, inner, np.ascontiguousarray(places, np.int64)))
+            continue
+        for count, stride in reversed(digits):
+            axes.append(Axis(count, stride, inner))
+            inner *= count
+    walked: list[Axis] = []
+    for axis in sorted(axes, key=lambda a: -a.y_stride):
+        if axis.offsets is None and axis.count == 1:
+            continue
+        last = walked[-1] if walked else None
+        if (
+            last is not None and last.offsets is None and axis.offsets is None
+            and last.x_stride == axis.count * axis.x_stride
+            and last.y_stride == axis.count * axis.y_stride
+        ):  # fmt: skip
+            walked[-1] = Axis(last.count * axis.count, axis.x_stride, axis.y_stride)
+        else:
+            walked.append(axis)
+    return walked or [Axis(1, 1, 1)]

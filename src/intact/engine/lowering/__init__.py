@@ -39,6 +39,8 @@ from intact.engine.values import (
     Constant,
     Dequantized,
     Function,
+    Maximum,
+    Mean,
     Opaque,
     Product,
     Resampled,
@@ -168,7 +170,9 @@ def _costs(value: Value) -> bool:
             return value.op_type != "Sigmoid"  # which only Swish reads twice
         case Spread():
             return not value.product.integer
-        case Channelwise(x=Stored()) | Resampled(x=Stored()):
+        case (
+            Channelwise(x=Stored()) | Maximum(x=Stored()) | Mean(x=Stored()) | Resampled(x=Stored())
+        ):
             return True
     return False
 
@@ -208,7 +212,7 @@ def _outputs(
         part = tensor.storage.bytes != 4 * tensor.size
         if tensor.storage.place is not None or shared or part:
             copy = Tensor(type(tensor.storage)(tensor.size * 4), tensor.shape, "float32")
-            state.copy(stored, copy, Stored.of(copy).strides, 0, name)
+            state.move(Stored.of(tensor).view, copy, name)
             tensor = copy
         results.append(tensor)
     return results
