@@ -98,4 +98,5 @@ def lookup_table(function: Function, x: Quantization, y: Quantization) -> NDArra
     parameters = [
         QParams(np.asarray(q.scale), np.asarray(q.zero_point, np.int32), "uint8") for q in (x, y)
     ]
-    return np.asarray(table(function, *parameters), np.uint8)
+    with np.errstate(all="ignore"):  # what is infinite becomes a bound
+        return np.asarray(table(function, *parameters), np.uint8)

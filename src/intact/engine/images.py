@@ -85,7 +85,8 @@ def lookup_floats(value: Function, x: Dequantized, state: State) -> Stored:
     steps = (np.arange(256) - x.quantization.zero_point).astype(np.float32)
     real = (steps * x.quantization.scale).astype(np.float64)
     y = new_tensor(value.shape, "float32", x.tensor.images)
-    table = np.ascontiguousarray(value.function(real), np.float32)
+    with np.errstate(all="ignore"):
+        table = np.ascontiguousarray(value.function(real), np.float32)
     state.add("lookup_floats", value.label, y, (x.tensor,), size=y.size, table=table)
     return Stored.of(y)
 

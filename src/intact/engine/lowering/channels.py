@@ -88,8 +88,7 @@ def _of_number(node: ir.Node, x: Value | None, number: float, swapped: bool) -> 
     constant = np.asarray(number)
 
     def apply(v: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(all="ignore"):  # quantization takes what is no number to a bound
-            return np.asarray(operation(constant, v) if swapped else operation(v, constant))
+        return np.asarray(operation(constant, v) if swapped else operation(v, constant))
 
     if isinstance(x, Dequantized):
         return Function(str(node.name), x, "Composed", apply)
