@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "steps.hpp"
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::size_t kMostAxes = 12;
 constexpr std::size_t kBytesPerJob = 16 * 1024;
+constexpr std::size_t kTogetherBytes = 2048;
 constexpr std::size_t kMostTogether = 16;  // a last axis this short is walked before the one before
 
 // y[kCount i + j] = x[i + j stride]: a known count lets the compiler interleave vectors.
@@ -61,13 +63,21 @@ class Move final : public Step {
   void run(const Context& context) const override {
     const T* x = context.at<const T>(x_.region) + x_.offset;
     T* y = context.at<T>(y_.region) + y_.offset;
-    const std::size_t per_job = std::max<std::size_t>(1, kBytesPerJob / (row_values_ * sizeof(T)));
-    context.engine.pool().run((rows_ + per_job - 1) / per_job, [&](std::size_t job, std::size_t) {
-      Place place(*this, job * per_job);
-      for (std::size_t r = job * per_job; r < std::min(rows_, (job + 1) * per_job); ++r) {
-        if (r > job * per_job) place.next();
-        const std::ptrdiff_t from = place.from[outer_];
-        row(from < 0 ? nullptr : x + from, y + place.to[outer_]);
+    const std::size_t per_job = std::max<std::size_t>(1, kBytesPerJob / (row_values() * sizeof(T)));
+    const std::size_t jobs = (rows_ + per_job - 1) / per_job;
+    // Long rows are shared out, a part of a row a job.
+    const std::size_t parts =
+        std::clamp<std::size_t>(row_values() * sizeof(T) / kBytesPerJob, 1, length_);
+    context.engine.pool().run(jobs * parts, [&](std::size_t job, std::size_t) {
+      const std::size_t part = job % parts;
+      std::size_t row = job / parts * per_job;
+      const std::size_t end = std::min(rows_, row + per_job);
+      const std::size_t first = part * length_ / parts, last = (part + 1) * length_ / parts;
+      for (Place place(*this, row); row < end;) {
+        const std::size_t n = std::min(end - row, place.left());
+        rows(x, y, place, n, first, last);
+        row += n;
+        if (row < end) place.advance(n);
       }
     });
   }
@@ -84,9 +94,18 @@ class Move final : public Step {
       }
       update(0);
     }
-    void next() {
+    // Rows up to the end of the axis before the row's own.
+    std::size_t left() const {
+      return move.outer_ == 0 ? 1 : move.axes_[move.outer_ - 1].count - index[move.outer_ - 1];
+    }
+    // n: at most `left()`; and there must be another row.
+    void advance(std::size_t n) {
       std::size_t a = move.outer_ - 1;
-      while (++index[a] == move.axes_[a].count && a > 0) index[a--] = 0;
+      index[a] += n;
+      while (index[a] == move.axes_[a].count) {
+        index[a--] = 0;
+        ++index[a];
+      }
       update(a);
     }
     void update(std::size_t first) {
@@ -113,12 +132,12 @@ class Move final : public Step {
     row_ = !last.offsets.empty()                          ? Row::kListed
            : last.x_stride == 1 && last.y_stride == 1 ? Row::kTogether
                                                           : Row::kStrided;
-    row_values_ = last.count;
+    length_ = last.count;
     if (rank > 1 && last.offsets.empty() && last.count <= kMostTogether && last.y_stride == 1) {
       const MoveAxis& before = axes_[rank - 2];
       if (before.offsets.empty() && before.x_stride == 1 && before.y_stride == last.count) {
         row_ = Row::kInterleaved;
-        row_values_ = last.count * before.count;
+        length_ = before.count;
         outer_ = rank - 2;
       }
     }
@@ -126,28 +145,94 @@ class Move final : public Step {
     for (std::size_t a = 0; a < outer_; ++a) rows_ = times(rows_, axes_[a].count);
   }
 
-  void row(const T* x, T* y) const {
+  std::size_t row_values() const {
+    return row_ == Row::kInterleaved ? length_ * axes_.back().count : length_;
+  }
+
+  // Of n rows from `place` on, the indices from `first` to `last`.
+  void rows(const T* x, T* y, const Place& place, std::size_t n, std::size_t first,
+            std::size_t last) const {
+    const std::ptrdiff_t from = place.from[outer_];
+    const std::size_t y_stride = outer_ == 0 ? 0 : axes_[outer_ - 1].y_stride;
+    const bool even = outer_ == 0 || axes_[outer_ - 1].offsets.empty();
+    y += place.to[outer_];
+    if (row_ == Row::kTogether && even && from >= 0) {
+      const std::size_t x_stride = outer_ == 0 ? 0 : axes_[outer_ - 1].x_stride;
+      const std::size_t values = last - first;
+      if (table_.empty()) {
+        copy_rows(x + from + first, x_stride, y + first, y_stride, n, values);
+      } else {
+        copy_looked_up(x + from + first, x_stride, y + first, y_stride, n, values);
+      }
+      return;
+    }
+    Place row = place;
+    for (std::size_t i = 0; i < n; ++i) {
+      if (i > 0) row.advance(1);
+      const std::ptrdiff_t at = row.from[outer_];
+      one_row(at < 0 ? nullptr : x + at, y + i * y_stride, first, last);
+    }
+  }
+
+  void copy_rows(const T* x, std::size_t x_stride, T* y, std::size_t y_stride, std::size_t n,
+                 std::size_t values) const {
+    const auto copy = [&](auto bytes) {
+      for (std::size_t i = 0; i < n; ++i) std::memcpy(y + i * y_stride, x + i * x_stride, bytes);
+    };
+    switch (values * sizeof(T)) {  // short rows of known sizes need no call
+      case 16: copy(std::integral_constant<std::size_t, 16>{}); break;
+      case 32: copy(std::integral_constant<std::size_t, 32>{}); break;
+      case 64: copy(std::integral_constant<std::size_t, 64>{}); break;
+      default: copy(values * sizeof(T));
+    }
+  }
+
+  // Looked up together: a call for every short row would cost more than the lookup.
+  void copy_looked_up(const T* x, std::size_t x_stride, T* y, std::size_t y_stride, std::size_t n,
+                      std::size_t values) const {
+    if constexpr (sizeof(T) == 1) {
+      std::uint8_t together[kTogetherBytes + kSlack];
+      const std::size_t most = kTogetherBytes / values;
+      for (std::size_t i = 0; i < n && most > 1; i += most) {
+        const std::size_t count = std::min(most, n - i);
+        copy_rows(x + i * x_stride, x_stride, together, values, count, values);
+        lookup_(together, 1, count * values, count * values, table_.data());
+        copy_rows(together, values, y + i * y_stride, y_stride, count, values);
+      }
+      if (most > 1) return;
+      copy_rows(x, x_stride, y, y_stride, n, values);
+      lookup_(y, n, values, y_stride, table_.data());
+    }
+  }
+
+  void one_row(const T* x, T* y, std::size_t first, std::size_t end) const {
     const MoveAxis& last = axes_.back();
-    const std::size_t step = last.y_stride, n = row_values_;
+    const std::size_t step = last.y_stride;
+    std::size_t begin = first, stop = end;  // of the values that were written
+    if (row_ == Row::kInterleaved) {
+      begin *= last.count;
+      stop *= last.count;
+    }
     if (x == nullptr) {
-      for (std::size_t i = 0; i < n; ++i) y[i * step] = fill_;
+      for (std::size_t i = begin; i < stop; ++i) y[i * step] = fill_;
     } else if (row_ == Row::kTogether) {
-      std::memcpy(y, x, n * sizeof(T));
+      std::memcpy(y + first, x + first, (end - first) * sizeof(T));
     } else if (row_ == Row::kInterleaved) {
-      interleaved(x, n / last.count, y);
+      interleaved(x + first, end - first, y + begin);
     } else if (row_ == Row::kStrided) {
-      for (std::size_t i = 0; i < n; ++i) y[i * step] = x[i * last.x_stride];
+      for (std::size_t i = first; i < end; ++i) y[i * step] = x[i * last.x_stride];
     } else {
-      for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t i = first; i < end; ++i) {
         y[i * step] = last.offsets[i] < 0 ? fill_ : x[last.offsets[i]];
       }
     }
     if (table_.empty()) return;
     if constexpr (sizeof(T) == 1) {
+      const std::size_t n = stop - begin;
       if (step == 1) {
-        lookup_(y, 1, n, n, table_.data());
+        lookup_(y + begin, 1, n, n, table_.data());
       } else {
-        lookup_(y, n, 1, step, table_.data());
+        lookup_(y + begin * step, n, 1, step, table_.data());
       }
     }
   }
@@ -171,7 +256,8 @@ class Move final : public Step {
   std::vector<std::uint8_t> table_;
   decltype(Kernels::lookup) lookup_;
   Row row_ = Row::kStrided;
-  std::size_t outer_ = 0, rows_ = 1, row_values_ = 1;
+  // length: of a row, in indices of its axis (of the one before the last if it is interleaved).
+  std::size_t outer_ = 0, rows_ = 1, length_ = 1;
 };
 
 }  // namespace

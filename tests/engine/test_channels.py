@@ -199,3 +199,19 @@ def test_functions_that_few_models_have(isa: str, op_type: str, function: Any) -
     y = output(exact)
     table = quantize(exact.astype(np.float32), y)
     assert_same(graph.run([graph.quantized("f", y)], isa)[0], dequantize(table, y))
+
+
+@pytest.mark.parametrize("op_type", ["ReduceMean", "ReduceMax", "ReduceSum"])
+@pytest.mark.parametrize("axes", [(2, 3), (1,), (-1,), (0, 2), (1, 2, 3), ()])
+@pytest.mark.parametrize("keeps", [0, 1])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_reductions(op_type: str, axes: tuple[int, ...], keeps: int, quantized: bool) -> None:
+    x_q, x = activation(np.random.default_rng(0), (2, 9, 4, 6))
+    value, graph = dequantize(x_q, x), Graph()
+    names = [graph.activation("x", x_q, x) if quantized else graph.input("x", value)]
+    if axes:
+        names.append(graph.constant("axes", np.array(axes)))
+    graph.node(op_type, names, "r", keepdims=keeps)
+    function = {"ReduceMean": np.mean, "ReduceMax": np.max, "ReduceSum": np.sum}[op_type]
+    expected = function(value.astype(np.float64), axis=axes or None, keepdims=bool(keeps))
+    np.testing.assert_allclose(graph.run(["r"])[0], expected, rtol=1e-5, atol=1e-5)

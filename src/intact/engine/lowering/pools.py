@@ -1,5 +1,6 @@
-"""Pools and concatenation of channels."""
+"""Pools and reductions."""
 
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
+from intact.engine.lowering.moves import transpose
 from intact.engine.lowering.products import spatial_of, windows_of
-from intact.engine.program import Unsupported, Windows
+from intact.engine.program import Unsupported, Windows, new_tensor
 from intact.engine.state import State
-from intact.engine.values import Dequantized, Maximum, Mean, Value
+from intact.engine.values import Dequantized, Maximum, Mean, Stored, Value
 
 __all__ = ["LOWERINGS"]
 
@@ -49,23 +51,53 @@ def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:
     return np.asarray(np.multiply.outer(*axes), np.int64)
 
 
-def _reduce_mean(node: ir.Node, read: list[Value | None], state: State) -> Value:
+def _reduce(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """ReduceMean, ReduceMax, ReduceSum."""
     x, axes = (*read, None)[:2]
-    if x is None or len(x.shape) != 4 or axes is None:
-        raise Unsupported(f"operator '{node.name}' reduces what is no image")
-    if not isinstance(x, Dequantized):
-        x = realize(x, state)
-    elif not x.tensor.images:
-        raise Unsupported(f"operator '{node.name}' reduces what is no image")
-    if sorted(a % 4 for a in known(axes, node).array.reshape(-1).tolist()) != [2, 3]:
-        raise Unsupported(f"operator '{node.name}' reduces other axes than an image's")
-    n, c, h, w = x.shape
-    kept = (1, 1) if attribute(node, "keepdims", 1) else ()
-    windows = Windows(n, h, w, c, 1, 1, (h, w))
-    return Mean(str(node.name), x, windows, np.full(1, h * w, np.float32), (n, c, *kept))
+    if x is None:
+        raise Unsupported(f"operator '{node.name}' reads nothing")
+    rank = len(x.shape)
+    listed = [] if axes is None else known(axes, node).array.reshape(-1).tolist()
+    if not listed and attribute(node, "noop_with_empty_axes", 0):
+        return x
+    reduced = sorted({a % rank for a in listed}) or list(range(rank))
+    keeps = bool(attribute(node, "keepdims", 1))
+    shape = tuple(
+        1 if i in reduced else n for i, n in enumerate(x.shape) if keeps or i not in reduced
+    )
+    pixels = node.op_type == "ReduceMean" and rank == 4 and reduced == [2, 3]
+    if pixels and (not isinstance(x, Dequantized) or x.tensor.images):
+        n, c, h, w = x.shape
+        pooled = x if isinstance(x, Dequantized) else realize(x, state)
+        windows = Windows(n, h, w, c, 1, 1, (h, w))
+        return Mean(str(node.name), pooled, windows, np.full(1, h * w, np.float32), shape)
+    return _reduce_floats(node, realize(x, state), reduced, shape, state)
+
+
+def _reduce_floats(
+    node: ir.Node, x: Stored, reduced: list[int], shape: tuple[int, ...], state: State
+) -> Value:
+    """Over any axes: as the pixels of images whose channels are what lies behind them."""
+    first, last = reduced[0], reduced[-1]
+    if reduced != list(range(first, last + 1)):
+        kept = [i for i in range(len(x.shape)) if i not in reduced]
+        moved = transpose(x, kept + reduced)
+        assert isinstance(moved, Stored)
+        x, first, last = moved, len(kept), len(x.shape) - 1
+    tensor = state.contiguous(x, str(node.name))
+    outer, count = prod(x.shape[:first]), prod(x.shape[first : last + 1])
+    inner = prod(x.shape[last + 1 :])
+    divisor = {"ReduceMax": None, "ReduceSum": 1}.get(node.op_type, count)
+    y = new_tensor(shape, "float32")
+    state.add(
+        "real_pool", str(node.name), y, (tensor,),
+        windows=Windows(outer, count, 1, inner, 1, 1, (count, 1)).sizes,
+        counts=None if divisor is None else np.full(1, divisor, np.float32),
+    )  # fmt: skip
+    return Stored.of(y)
 
 
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
-    ("", "ReduceMean"): _reduce_mean,
+    **table_of(("ReduceMax", "ReduceMean", "ReduceSum"), _reduce),
     **table_of(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"), _pool),
 }

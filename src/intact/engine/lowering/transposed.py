@@ -29,7 +29,8 @@ from intact.engine.values import Dequantized, Product, Rows, Spread, Value, spre
 
 __all__ = ["LOWERINGS"]
 
-_LARGEST: Final = 2**20
+_LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
+_LARGEST_WEIGHTS: Final = 2**30  # bytes, with the zeros between them
 
 
 class _Axis:
@@ -128,7 +129,8 @@ def _spread(
     spatial = x.shape[2:]
     high, wide = _axes(node, spatial, weights.shape[2:])
     stride = (high.stride, wide.stride)
-    if high.stride * wide.stride * scale.size > _LARGEST:
+    spread_over = high.taps * wide.taps * high.stride * wide.stride
+    if spread_over * weights.size > _LARGEST_WEIGHTS:
         raise Unsupported(f"operator '{node.name}' has strides out of range")
     packed = _packed(weights, group, high, wide)
     columns = packed.shape[0] * packed.shape[2]
