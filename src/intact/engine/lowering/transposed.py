@@ -30,7 +30,7 @@ from intact.engine.values import Dequantized, Product, Rows, Spread, Value, spre
 __all__ = ["LOWERINGS"]
 
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
-_LARGEST_WEIGHTS: Final = 2**30  # bytes, with the zeros between them
+_LARGEST_WEIGHTS: Final = 2**28  # bytes, with the zeros between them
 
 
 class _Axis:
