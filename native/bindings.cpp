@@ -119,12 +119,12 @@ Applied applied(const AppliedName& given) {
 RealTail real_tail_of(const std::optional<Row<float>>& shift,
                       const std::optional<AppliedName>& function,
                       const std::optional<Place>& other,
-                      const std::optional<AppliedName>& after,
+                      const std::optional<std::array<float, 2>>& bounds,
                       const std::optional<Scale>& quantized) {
   RealTail tail;
   tail.shift = vector(shift);
   if (function) tail.function = applied(*function);
-  if (after) tail.after = applied(*after);
+  if (bounds) std::tie(tail.low, tail.high) = std::tie((*bounds)[0], (*bounds)[1]);
   if (other) tail.other = region(*other);
   if (quantized) {
     tail.quantized = true;
@@ -220,11 +220,16 @@ NB_MODULE(_native, m) {
       }, "Multiply-accumulates a second, in billions, on data in the first cache.");
 
   nb::class_<Packed>(m, "Packed")
-      .def_static("pack", [](const Engine& engine, const Weights& weights) {
+      .def_static("pack", [](const Engine& engine, const Weights& weights,
+                             const std::array<std::size_t, 6>& kernel) {
         require(weights.size() > 0, "weights are empty");
+        const auto& [h, w, stride_h, stride_w, dilation_h, dilation_w] = kernel;
+        require(h > 0 && w > 0 && stride_h > 0 && stride_w > 0, "a kernel or stride is zero");
+        const Kernel shape{h, w, stride_h, stride_w, dilation_h, dilation_w};
         return std::make_shared<Packed>(engine.kernels(), weights.data(), weights.shape(0),
-                                        weights.shape(1), weights.shape(2));
-      }, nb::arg("engine"), nb::arg("weights"), "Weights [groups, K, N] for `engine`.")
+                                        weights.shape(1), weights.shape(2), shape);
+      }, nb::arg("engine"), nb::arg("weights"), nb::arg("kernel"),
+         "Weights [groups, K, N] for `engine`; size, strides and dilations of the kernel.")
       .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
 
   auto program = nb::class_<Program>(m, "Program");
@@ -266,17 +271,17 @@ NB_MODULE(_native, m) {
                                   const std::optional<Row<float>>& shift,
                                   const std::optional<AppliedName>& function,
                                   const std::optional<Place>& other,
-                                  const std::optional<AppliedName>& after,
+                                  const std::optional<std::array<float, 2>>& bounds,
                                   const std::optional<Scale>& quantized) {
         Output output = output_of(bias, scale, std::nullopt);
         if (rows) output.rows = rows_of(*rows);
-        output.real = real_tail_of(shift, function, other, after, quantized);
+        output.real = real_tail_of(shift, function, other, bounds, quantized);
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
                                std::move(weights), std::move(output), Tail{}), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("rows").none(),
          nb::arg("shift").none(), nb::arg("function").none(), nb::arg("other").none(),
-         nb::arg("after").none(), nb::arg("quantized").none())
+         nb::arg("bounds").none(), nb::arg("quantized").none())
       .def("real_depthwise", [](Program& p, const std::string& label, const Place& x,
                                 const Place& y, const WindowSizes& sizes,
                                 const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
@@ -284,15 +289,15 @@ NB_MODULE(_native, m) {
                                 const std::optional<Row<float>>& shift,
                                 const std::optional<AppliedName>& function,
                                 const std::optional<Place>& other,
-                                const std::optional<AppliedName>& after) {
+                                const std::optional<std::array<float, 2>>& bounds) {
         Output output = output_of(bias, scale, std::nullopt);
         output.rows = rows_of(rows);
-        output.real = real_tail_of(shift, function, other, after, std::nullopt);
+        output.real = real_tail_of(shift, function, other, bounds, std::nullopt);
         p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
                                   std::move(output)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
          nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
-         nb::arg("function").none(), nb::arg("other").none(), nb::arg("after").none())
+         nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none())
       .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
         p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);
@@ -371,8 +376,7 @@ NB_MODULE(_native, m) {
          nb::arg("weights"), nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
                           std::size_t size, const AppliedName& function) {
-        const auto& [name, alpha, beta] = function;
-        p.add(make_function(p, region(x), target(y), size, unary_of(name), alpha, beta), label);
+        p.add(make_function(p, region(x), target(y), size, applied(function)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("function"))
       .def("quantize_rows", [](Program& p, const std::string& label, const Place& x, const Place& y,
                                const RowPlaces& rows_places, std::size_t rows, std::size_t size) {

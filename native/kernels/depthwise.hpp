@@ -60,8 +60,9 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t 
   const std::size_t width = kWidth ? kWidth : d.kernel_w;
   const std::size_t groups = kGroups ? kGroups : all_groups;
   const std::int8_t* weights = d.weights + channel * width * groups * 4;
-  const auto low = V::broadcast(d.output.low), high = V::broadcast(d.output.high);
-  const auto zero_point = V::broadcast(d.output.zero_point);
+  const auto high = V::broadcast(d.output.high);
+  const std::int32_t lowest = static_cast<std::int32_t>(d.output.low) + d.output.zero_point;
+  const auto low = V::broadcast_byte(static_cast<std::uint8_t>(lowest));
   typename V::I bias[4];
   typename V::F scale[4];
   for (std::size_t i = 0; i < 4; ++i) {
@@ -85,10 +86,10 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t 
       continue;
     }
     for (std::size_t i = 0; i < 4; ++i) {
-      const auto steps = V::mul(V::to_float(acc[i]), scale[i]);
-      acc[i] = V::add(V::round(V::min(V::max(steps, low), high)), zero_point);
+      acc[i] = V::round(V::min(V::mul(V::to_float(acc[i]), scale[i]), high));
     }
-    V::store_bytes(static_cast<std::uint8_t*>(y) + o * d.channels + channel, V::pack(acc), n);
+    const auto bytes = V::max_u8(V::narrow(acc, d.output.zero_point), low);
+    V::store_bytes(static_cast<std::uint8_t*>(y) + o * d.channels + channel, bytes, n);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../kernels.hpp"
+#include "gelu.hpp"
 #include "pointwise.hpp"
 
 namespace {
@@ -36,28 +37,6 @@ typename V::F sigmoid(typename V::F x) {
   return V::div(one, V::add(one, e));
 }
 
-// Absolute error below 2e-7. Source: Eigen, generic erf: x P(x^2) / Q(x^2) on [-4, 4], beyond which
-// float32 holds nothing but -1 and 1.
-template <class V>
-typename V::F erf(typename V::F x) {
-  const auto limit = V::broadcast(4.0f);
-  const auto v = V::max(V::min(x, limit), V::sub(V::broadcast(0.0f), limit));
-  const auto s = V::mul(v, v);
-  auto p = V::broadcast(-2.72614225801306e-10f);
-  p = V::fma(p, s, V::broadcast(2.77068142495902e-08f));
-  p = V::fma(p, s, V::broadcast(-2.10102402082508e-06f));
-  p = V::fma(p, s, V::broadcast(-5.69250639462346e-05f));
-  p = V::fma(p, s, V::broadcast(-7.34990630326855e-04f));
-  p = V::fma(p, s, V::broadcast(-2.95459980854025e-03f));
-  p = V::fma(p, s, V::broadcast(-1.60960333262415e-02f));
-  auto q = V::broadcast(-1.45660718464996e-05f);
-  q = V::fma(q, s, V::broadcast(-2.13374055278905e-04f));
-  q = V::fma(q, s, V::broadcast(-1.68282697438203e-03f));
-  q = V::fma(q, s, V::broadcast(-7.37332916720468e-03f));
-  q = V::fma(q, s, V::broadcast(-1.42647390514189e-02f));
-  return V::div(V::mul(v, p), q);
-}
-
 template <class V>
 typename V::F tanh(typename V::F x) {
   // 2 sigmoid(2 x) - 1 cancels around zero, where a polynomial serves. Source: Cephes, tanhf.
@@ -73,57 +52,47 @@ typename V::F tanh(typename V::F x) {
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
 }
 
-template <class V, class Function>
-void for_each(float* y, std::size_t rows, std::size_t columns, std::size_t stride,
-              const Function& f) {
-  if (stride == columns) {
-    columns *= rows;
-    rows = 1;
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t i = 0; i < columns; i += V::kInts) {
-      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
-      float* p = y + r * stride + i;
-      V::store(p, f(V::load(p, n)), n);
-    }
-  }
-}
-
-template <class V>
-void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t rows,
-           std::size_t columns, std::size_t stride) {
+// Calls use(f), where f(x) applies the function to a vector.
+template <class V, class Use>
+void with_function(const intact::Applied& applied, const Use& use) {
   using F = typename V::F;
   using intact::Unary;
   const F zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
-  const F a = V::broadcast(alpha), b = V::broadcast(beta);
-  const auto each = [&](const auto& f) { for_each<V>(y, rows, columns, stride, f); };
-  switch (function) {
-    case Unary::kClip: return each([&](F x) { return V::min(V::max(x, a), b); });
-    case Unary::kGelu:
-      return each([&](F x) {
-        const F e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
-        return V::mul(V::mul(half, x), V::add(one, e));
-      });
+  const F a = V::broadcast(applied.alpha), b = V::broadcast(applied.beta);
+  switch (applied.function) {
+    case Unary::kNone: return use([](F x) { return x; });
+    case Unary::kClip: return use([&](F x) { return V::min(V::max(x, a), b); });
+    case Unary::kGelu: return use([](F x) { return gelu<V>(x); });
     case Unary::kGeluTanh:
-      return each([&](F x) {
+      return use([&](F x) {
         const F cube = V::mul(V::mul(x, x), x);
         const F inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
         return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
       });
     case Unary::kHardSigmoid:
-      return each([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
+      return use([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
     case Unary::kHardSwish:
-      return each([&](F x) {
+      return use([&](F x) {
         const F gate = V::fma(x, V::broadcast(1.0f / 6), half);
         return V::mul(x, V::min(V::max(gate, zero), one));
       });
     case Unary::kLeakyRelu:
-      return each([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
-    case Unary::kRelu: return each([&](F x) { return V::max(x, zero); });
-    case Unary::kSigmoid: return each([&](F x) { return sigmoid<V>(x); });
-    case Unary::kSwish: return each([&](F x) { return V::mul(x, sigmoid<V>(x)); });
-    case Unary::kTanh: return each([&](F x) { return tanh<V>(x); });
+      return use([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
+    case Unary::kRelu: return use([&](F x) { return V::max(x, zero); });
+    case Unary::kSigmoid: return use([&](F x) { return sigmoid<V>(x); });
+    case Unary::kSwish: return use([&](F x) { return V::mul(x, sigmoid<V>(x)); });
+    case Unary::kTanh: return use([&](F x) { return tanh<V>(x); });
   }
+}
+
+template <class V>
+void unary(const intact::Applied& applied, float* y, std::size_t size) {
+  with_function<V>(applied, [&](const auto& f) {
+    for (std::size_t i = 0; i < size; i += V::kInts) {
+      const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+      V::store(y + i, f(V::load(y + i, n)), n);
+    }
+  });
 }
 
 template <class V>
@@ -184,29 +153,34 @@ void extremes(const float* x, std::size_t size, float* low, float* high) {
   *high = m;
 }
 
-template <class V>
-float total(const float* x, std::size_t size, float minus, bool square) {
-  auto sum = V::broadcast(0.0f);
+// The sum of f(v) of all vectors; four sums at a time, so that none waits for the one before.
+template <class V, class Function>
+float total(const float* x, std::size_t size, const Function& f) {
+  typename V::F sums[4];
+  for (auto& sum : sums) sum = V::broadcast(0.0f);
   std::size_t i = 0;
-  const auto m = V::broadcast(minus);
-  for (; i + V::kInts <= size; i += V::kInts) {
-    const auto v = V::sub(V::load(x + i), m);
-    sum = square ? V::fma(v, v, sum) : V::add(sum, v);
+  for (; i + 4 * V::kInts <= size; i += 4 * V::kInts) {
+    for (std::size_t v = 0; v < 4; ++v) sums[v] = f(V::load(x + i + v * V::kInts), sums[v]);
   }
-  float result = V::sum(sum);
-  for (; i < size; ++i) {
-    const float v = x[i] - minus;
-    result += square ? v * v : v;
+  for (; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    sums[0] = V::add(sums[0], V::first_values(f(V::load(x + i, n), V::broadcast(0.0f)), n));
   }
-  return result;
+  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
 }
 
 template <class V>
 void layer_norm(const float* x, std::size_t size, const float* gamma, const float* beta,
                 float epsilon, float* y) {
-  const float mean = total<V>(x, size, 0, false) / static_cast<float>(size);
-  const float variance = total<V>(x, size, mean, true) / static_cast<float>(size);
-  const auto m = V::broadcast(mean), factor = V::broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
+  using F = typename V::F;
+  const float sum = total<V>(x, size, [](F v, F all) { return V::add(all, v); });
+  const auto m = V::broadcast(sum / static_cast<float>(size));
+  const float squares = total<V>(x, size, [&](F v, F all) {
+    const F off = V::sub(v, m);
+    return V::fma(off, off, all);
+  });
+  const float variance = squares / static_cast<float>(size);
+  const auto factor = V::broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
   for (std::size_t i = 0; i < size; i += V::kInts) {
     const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
     auto v = V::mul(V::mul(V::sub(V::load(x + i, n), m), factor), V::load(gamma + i, n));

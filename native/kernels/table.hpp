@@ -5,6 +5,7 @@
 #include "attention.hpp"
 #include "channelwise.hpp"
 #include "depthwise.hpp"
+#include "finish.hpp"
 #include "gemm.hpp"
 #ifdef __SSSE3__
 #include "interleave_ssse3.hpp"
@@ -15,30 +16,6 @@
 namespace {
 
 inline void nothing_to_ready() {}
-
-template <class V, std::size_t kColumns>
-void requantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  requantize<V>(sums, kColumns, count, columns, r, y, stride);
-}
-
-template <class V, std::size_t kColumns>
-void dequantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const intact::Dequantize& d, float* y, std::size_t stride) {
-  dequantize<V>(sums, kColumns, count, columns, d, y, stride);
-}
-
-template <class V, std::size_t kColumns>
-void dequantize_rows_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                           const intact::DequantizeRows& d, float* y, std::size_t stride) {
-  dequantize_rows<V>(sums, kColumns, count, columns, d, y, stride);
-}
-
-template <class V>
-void dequantize_wide(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::DequantizeRows& d, float* y, std::size_t stride) {
-  dequantize_rows<V>(sums, stride, count, columns, d, y, stride);
-}
 
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
@@ -57,15 +34,15 @@ constexpr intact::Kernels kernels_of(const char* name) {
 #else
       .interleave3 = interleave3_bytes,
 #endif
-      .requantize = requantize_panel<V, columns>,
-      .dequantize = dequantize_panel<V, columns>,
-      .dequantize_rows = dequantize_rows_panel<V, columns>,
+      .requantize = requantize<V, kVectors>,
+      .requantize_add = requantize_add<V, kVectors>,
+      .finish = finish<V, kVectors>,
+      .finish_wide = finish_wide<V>,
       .lookup = lookup_bytes,
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
       .depthwise_sums = depthwise_sums<V>,
-      .dequantize_wide = dequantize_wide<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
       .maximum_real = maximum_real<V>,
@@ -83,6 +60,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .attention_scratch = attention_scratch,
       .attention = attention<V>,
   };
 }

@@ -60,9 +60,7 @@ class ChannelwiseStep final : public Step {
       }
       float* y = context.at<float>(y_) + at;
       k_.channelwise_real(context.at<const float>(x_) + at, count, columns_, c, y);
-      if (function_) {
-        k_.unary(function_->function, function_->alpha, function_->beta, y, count, columns_, columns_);
-      }
+      if (function_) k_.unary(*function_, y, count * columns_);
     });
   }
 

@@ -44,7 +44,8 @@ class DepthwiseConvolution final : public Step {
           .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
           .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
           .weights = weights_.data(),
-          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point}};
+          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
+                     false}};
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
@@ -131,15 +132,14 @@ class RealDepthwise final : public Step {
       k_.depthwise_sums(shape(static_cast<std::uint8_t>(points[image])),
                         x + image * w_.height * w_.width * w_.channels, top, sums,
                         context.engine.scratch(thread));
-      const float* shift = out_.real->shift.empty() ? nullptr : out_.real->shift.data();
-      const DequantizeRows d{out_.bias.data(), out_.scale.data(), shift, &scales[image],
-                             &points[image]};
+      Finish f = finish_of(context, out_, y_, at, 0, w_.channels);
       for (std::size_t o = 0; o < w_.out_width; ++o) {
-        float* row = y + at + o * w_.channels;
-        k_.dequantize_wide(sums + o * w_.channels, 1, w_.channels, d, row, w_.channels);
+        f.scales = &scales[image];
+        f.zero_points = &points[image];
+        k_.finish_wide(sums + o * w_.channels, 1, w_.channels, f);
+        f.y += w_.channels;
+        if (f.other) f.other += w_.channels;
       }
-      const std::size_t size = w_.out_width * w_.channels;
-      finish_rows(context, k_, *out_.real, y_, at, 1, size, size, y + at, size);
     });
   }
 

@@ -57,10 +57,8 @@ class FloatProduct final : public Step {
 
 class Function final : public Step {
  public:
-  Function(const Program& program, Region x, Region y, std::size_t size, Unary function,
-           float alpha, float beta)
-      : x_(x), y_(y), size_(size), function_(function), alpha_(alpha), beta_(beta),
-        k_(program.engine().kernels()) {
+  Function(const Program& program, Region x, Region y, std::size_t size, const Applied& function)
+      : x_(x), y_(y), size_(size), function_(function), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     require(size > 0, "a tensor is empty");
@@ -75,15 +73,14 @@ class Function final : public Step {
     context.engine.pool().run((size_ + kPerJob - 1) / kPerJob, [&](std::size_t job, std::size_t) {
       const std::size_t begin = job * kPerJob, n = std::min(kPerJob, size_ - begin);
       std::memcpy(y + begin, x + begin, n * sizeof(float));
-      k_.unary(function_, alpha_, beta_, y + begin, 1, n, n);
+      k_.unary(function_, y + begin, n);
     });
   }
 
  private:
   Region x_, y_;
   std::size_t size_;
-  Unary function_;
-  float alpha_, beta_;
+  Applied function_;
   const Kernels& k_;
 };
 
@@ -316,8 +313,8 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
 }
 
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    Unary function, float alpha, float beta) {
-  return std::make_unique<Function>(program, x, y, size, function, alpha, beta);
+                                    const Applied& function) {
+  return std::make_unique<Function>(program, x, y, size, function);
 }
 
 std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,17 +13,6 @@
 #include "../program.hpp"
 
 namespace intact {
-
-// Two-dimensional windows over images in NHWC.
-struct Windows {
-  std::size_t images, height, width, channels, out_height, out_width;
-  std::size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-
-  std::size_t in_pixels() const { return times(times(images, height), width); }
-  std::size_t out_pixels() const { return times(times(images, out_height), out_width); }
-  // Checks that sizes are positive and that places can be computed.
-  void check() const;
-};
 
 // What becomes of the uint8 result before it leaves the cache.
 struct Tail {
@@ -36,18 +26,14 @@ struct RowParameters {
   Region scales, zero_points;
 };
 
-struct Applied {
-  Unary function;
-  float alpha, beta;
-};
-
 // What becomes of a float32 result before it leaves the cache, in this order.
 struct RealTail {
   std::vector<float> shift;  // one per column, or none
-  std::optional<Applied> function;
+  Applied function;
   std::optional<Region> other;  // float32, added
-  std::optional<Applied> after;
-  bool quantized = false;       // to uint8 by `scale` and `zero_point`
+  float low = -std::numeric_limits<float>::infinity();  // clamped to these
+  float high = std::numeric_limits<float>::infinity();
+  bool quantized = false;  // to uint8 by `scale` and `zero_point`
   float scale = 1;
   std::int32_t zero_point = 0;
 };
@@ -57,6 +43,9 @@ struct Output {
   std::vector<float> scale;        // one per column
   std::optional<RowParameters> rows;
   std::optional<RealTail> real;  // float32 instead of uint8
+  // The least and the greatest float of each image, as far as each thread wrote them:
+  // [threads][images][2].
+  std::optional<Region> extremes;
   float low = 0, high = 0;       // uint8 only, as in Requantize
   std::int32_t zero_point = 0;
 };
@@ -111,7 +100,7 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
                                          std::vector<float> weights, std::vector<float> bias);
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    Unary function, float alpha, float beta);
+                                    const Applied& function);
 // Each row (or image) of x[rows][size] by itself, as ONNX's DynamicQuantizeLinear.
 std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
                                          const RowParameters& parameters, std::size_t rows,

@@ -46,7 +46,7 @@ class AttentionStep final : public Step {
     times(times(queries, keys), times(width, v_width));
   }
 
-  std::size_t scratch() const override { return times(attention_scratch(a_), sizeof(float)); }
+  std::size_t scratch() const override { return times(kernels_.attention_scratch(a_), sizeof(float)); }
 
   void run(const Context& context) const override {
     context.engine.pool().run(batch_ * heads_, [&](std::size_t job, std::size_t thread) {
@@ -61,6 +61,7 @@ class AttentionStep final : public Step {
       a.v = at(v_);
       a.y = at(y_);
       a.mask = mask_ ? at(*mask_) : nullptr;
+      kernels_.begin();
       kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
     });
   }

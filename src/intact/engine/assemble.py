@@ -20,11 +20,14 @@ class Weights:
         self._engine = engine
         self._packed: dict[str, Any] = {}
 
-    def packed(self, name: str, weights: NDArray[np.int8]) -> Any:
-        key = f"{name}/{weights.shape}"
+    def packed(
+        self, name: str, weights: NDArray[np.int8], kernel: tuple[int, ...] = (1,) * 6
+    ) -> Any:
+        """weights: [groups, K, N]. kernel: its size, strides and dilations."""
+        key = f"{name}/{weights.shape}/{kernel}"
         if key not in self._packed:
             assert native is not None
-            self._packed[key] = native.Packed.pack(self._engine, weights)
+            self._packed[key] = native.Packed.pack(self._engine, weights, kernel)
         return self._packed[key]
 
     @property
@@ -103,4 +106,4 @@ def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weigh
     name = arguments.pop("name")
     if instruction.kind.endswith("depthwise"):
         return arguments["weights"].reshape(-1)
-    return weights.packed(name, arguments["weights"])
+    return weights.packed(name, arguments["weights"], arguments["windows"][6:12])

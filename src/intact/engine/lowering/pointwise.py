@@ -87,11 +87,11 @@ def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if op_type in _MAPPED:
         return _map(op_type, arguments.get("alpha", 1.0), x, str(node.name), state)
     alpha, beta = _ends(op_type, arguments)
-    if isinstance(x, Product) and not x.clamps and x.after is None:
+    if isinstance(x, Product) and not x.clamps and x.bounds is None:
         if x.function is None and x.other is None:
             return replace(x, function=(op_type, alpha, beta))
-        if x.other is not None:
-            return replace(x, after=(op_type, alpha, beta))
+        if x.other is not None and op_type in ("Relu", "Clip"):
+            return replace(x, bounds=(alpha, beta) if op_type == "Clip" else (0.0, inf))
     if isinstance(x, Spread) and not x.product.clamps and x.product.function is None:
         return replace(x, product=replace(x.product, function=(op_type, alpha, beta)))
     if isinstance(x, Channelwise) and isinstance(x.x, Stored) and x.function is None:
