@@ -201,6 +201,23 @@ def test_functions_that_few_models_have(isa: str, op_type: str, function: Any) -
     assert_same(graph.run([graph.quantized("f", y)], isa)[0], dequantize(table, y))
 
 
+@each_isa
+@pytest.mark.parametrize("op_type", ["GroupNormalization", "InstanceNormalization"])
+def test_normalization_of_groups(isa: str, op_type: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 12, 5, 7), np.float32)
+    gamma, beta = rng.standard_normal((2, 12), np.float32)
+    graph = Graph()
+    names = [graph.input("x", x), graph.constant("g", gamma), graph.constant("b", beta)]
+    attributes = {"num_groups": 3} if op_type[0] == "G" else {}
+    graph.node("Relu", [graph.node(op_type, names, "n", **attributes)], "y")
+    groups = x.astype(np.float64).reshape(2, attributes.get("num_groups", 12), -1)
+    centered = groups - groups.mean(axis=-1, keepdims=True)
+    scaled = (centered / np.sqrt(groups.var(axis=-1, keepdims=True) + 1e-5)).reshape(x.shape)
+    expected = np.maximum(scaled * gamma.reshape(-1, 1, 1) + beta.reshape(-1, 1, 1), 0)
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("op_type", ["ReduceMean", "ReduceMax", "ReduceSum"])
 @pytest.mark.parametrize("axes", [(2, 3), (1,), (-1,), (0, 2), (1, 2, 3), ()])
 @pytest.mark.parametrize("keeps", [0, 1])

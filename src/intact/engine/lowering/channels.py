@@ -14,7 +14,7 @@ from intact.engine.arrange import plain
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, describe, known
 from intact.engine.lowering.moves import expanded
-from intact.engine.program import Unsupported
+from intact.engine.program import Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Channelwise,
@@ -163,6 +163,25 @@ def _batch_normalization(node: ir.Node, read: list[Value | None], state: State) 
     return Channelwise(str(node.name), x, factor, beta - mean * factor, np.ones_like(factor))
 
 
+def _group_normalization(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """Each group of channels of each image by itself; InstanceNormalization: each channel."""
+    x = realize(read[0], state)
+    gamma, beta = (known(p, node).real.astype(np.float32).reshape(-1) for p in read[1:3])
+    channels = x.shape[1]
+    groups = channels if node.op_type[0] == "I" else int(attribute(node, "num_groups", 1))
+    if not gamma.size == beta.size == channels or groups < 1 or channels % groups:
+        raise Unsupported(f"operator '{node.name}' has parameters of another size than channels")
+    tensor, label = state.contiguous(x, str(node.name)), str(node.name)
+    rows = x.shape[0] * groups
+    one = np.ones(tensor.size // rows, np.float32)
+    y = new_tensor(x.shape, "float32")
+    state.add(
+        "layer_norm", label, y, (tensor,), rows=rows, gamma=one, beta=None, quantized=None,
+        epsilon=float(attribute(node, "epsilon", 1e-5)),
+    )  # fmt: skip
+    return Channelwise(label, Stored.of(y), gamma, beta, np.ones_like(gamma))
+
+
 def _with_channels_last(x: Value | None, state: State) -> Dequantized | Stored:
     """x, of which axis 1 is the channels."""
     if isinstance(x, Dequantized):
@@ -193,5 +212,7 @@ def _prelu(node: ir.Node, read: list[Value | None], state: State) -> Value:
 
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "BatchNormalization"): _batch_normalization,
+    ("", "GroupNormalization"): _group_normalization,
+    ("", "InstanceNormalization"): _group_normalization,
     ("", "PRelu"): _prelu,
 }
