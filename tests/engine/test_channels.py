@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
 
 from intact.core import arithmetic
 from intact.core.qparams import dequantize, quantize
@@ -232,3 +233,22 @@ def test_reductions(op_type: str, axes: tuple[int, ...], keeps: int, quantized: 
     function = {"ReduceMean": np.mean, "ReduceMax": np.max, "ReduceSum": np.sum}[op_type]
     expected = function(value.astype(np.float64), axis=axes or None, keepdims=bool(keeps))
     np.testing.assert_allclose(graph.run(["r"])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pads", "dilations", "group"),
+    [((1, 1), [0] * 4, [1, 1], 1), ((1, 3), [0, 1, 0, 1], [1, 1], 3), ((3, 3), [2] * 4, [2, 2], 1),
+     ((3, 2), [1, 0, 1, 1], [1, 1], 1)],
+)  # fmt: skip
+def test_a_convolution_of_a_single_pixel(
+    kernel: tuple[int, int], pads: list[int], dilations: list[int], group: int
+) -> None:
+    """In float32: the weights that meet the pixel."""
+    rng, graph = np.random.default_rng(0), Graph()
+    x = graph.input("x", rng.standard_normal((2, 6, 1, 1), np.float32))
+    w = graph.constant("w", rng.standard_normal((9, 6 // group, *kernel), np.float32))
+    b = graph.constant("b", rng.standard_normal(9, np.float32))
+    graph.node("Conv", [x, w, b], "c", pads=pads, dilations=dilations, group=group)
+    graph.node("Relu", ["c"], "y")
+    expected = ReferenceEvaluator(graph.proto(["y"])).run(None, graph.inputs)[0]
+    np.testing.assert_allclose(graph.run(["y"])[0], expected, rtol=1e-5, atol=1e-5)

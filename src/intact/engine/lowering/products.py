@@ -242,21 +242,43 @@ def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
 def _real_pointwise_conv(
     node: ir.Node, x: Value, w: Value | None, bias: Value | None, state: State
 ) -> Value:
-    """A 1×1 convolution of one float per channel, as in squeeze-and-excite."""
-    weights = known(w, node).real.astype(np.float32)
-    m, c, *kernel = weights.shape
-    plain = prod(kernel) == 1 and attribute(node, "group", 1) == 1
-    if not plain or c != x.shape[1] or any(attribute(node, "pads", ())):
-        raise Unsupported(f"operator '{node.name}' convolves floats")
+    """A convolution of one float per channel, as in squeeze-and-excite."""
+    matrix = _at_pixel(node, known(w, node).real.astype(np.float32), x.shape)
+    k, n = matrix.shape
     tensor = state.contiguous(realize(x, state), str(node.name))
-    y = new_tensor((x.shape[0], m, *x.shape[2:]), "float32", True)
+    y = new_tensor((x.shape[0], n, *x.shape[2:]), "float32", True)
     flat = None if bias is None else known(bias, node).real.astype(np.float32).reshape(-1)
     return Stored.of(
         state.add(
-            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], k=c, n=m,
-            weights=np.ascontiguousarray(weights.reshape(m, c).T).reshape(-1), bias=flat,
+            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], k=k, n=n,
+            weights=matrix.reshape(-1), bias=flat,
         )
     )  # fmt: skip
+
+
+def _at_pixel(
+    node: ir.Node, weights: NDArray[np.float32], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """[C, M] of weights [M, C / group, *kernel] where they meet the only pixel of an image."""
+    if weights.ndim != len(shape):
+        raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
+    m, per_group, *kernel = weights.shape
+    group = attribute(node, "group", 1)
+    s = spatial_of(node, shape[2:], tuple(kernel))
+    if prod(s["shape"]) != 1 or shape[1] != per_group * group or m % group:
+        raise Unsupported(f"operator '{node.name}' convolves floats")
+    place = [p // d for p, d in zip(s["padding"], s["dilation"], strict=True)]
+    # Where no place of the kernel meets it, all that is left is the bias.
+    met = all(
+        p % d == 0 and i < k
+        for p, d, i, k in zip(s["padding"], s["dilation"], place, s["kernel"], strict=True)
+    )
+    matrix = np.zeros((group, per_group, group, m // group), np.float32)
+    if met:
+        here = weights.reshape(group, m // group, per_group, *s["kernel"])[..., place[0], place[1]]
+        for g in range(group):
+            matrix[g, :, g] = here[g].T
+    return matrix.reshape(shape[1], m)
 
 
 def _gemm(node: ir.Node, read: list[Value | None], state: State) -> Value:
