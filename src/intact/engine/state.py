@@ -65,16 +65,18 @@ class State:
         label: str,
         *,
         offset: int = 0,
+        strides: tuple[int, ...] | None = None,
         indices: Mapping[int, NDArray[np.int64]] | None = None,
         fill: int = 0,
         table: NDArray[np.uint8] | None = None,
     ) -> Tensor:
-        """Copy x to y, from `offset` on, in y's order; y.
+        """Copy x to y, from `offset` on; y.
 
+        strides: of y, as x has its axes; those of y itself if not given.
         indices: axis -> which index of x each index of y takes; -1 for the fill.
         fill: the bits of a value of x. table: what becomes of each uint8.
         """
-        axes = walk(x, y, indices or {})
+        axes = walk(x, strides or y.strides, indices or {})
         return self.add(
             "move", label, y, (x.tensor,), x_offset=x.offset, y_offset=offset, fill=fill,
             axes=tuple((a.count, a.x_stride, a.y_stride) for a in axes), table=table,

@@ -127,14 +127,14 @@ class Axis:
     offsets: NDArray[np.int64] | None = None
 
 
-def walk(x: View, y: Tensor, indices: Mapping[int, NDArray[np.int64]]) -> list[Axis]:
-    """The loops that copy x to y in the order of y, those together that need one only.
+def walk(x: View, strides: tuple[int, ...], indices: Mapping[int, NDArray[np.int64]]) -> list[Axis]:
+    """The loops that copy x to where y has `strides`, those together that need one only.
 
     indices: axis -> which index of x each index of y takes; -1 for none.
     """
     axes: list[Axis] = []
     for i, digits in enumerate(x.axes):
-        inner = y.strides[i]
+        inner = strides[i]
         if i in indices:
             places = np.where(indices[i] < 0, -1, x.places(i)[indices[i]])
             axes.append(Axis(places.size, 0, inner, np.ascontiguousarray(places, np.int64)))

@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intact.engine.finish import realize
+from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
 from intact.engine.lowering.moves import transpose
 from intact.engine.lowering.products import spatial_of, windows_of
-from intact.engine.program import Unsupported, Windows, new_tensor
+from intact.engine.program import Tensor, Unsupported, Windows, new_tensor
 from intact.engine.state import State
 from intact.engine.values import Dequantized, Maximum, Mean, Stored, Value
 
@@ -26,6 +26,8 @@ def _pool(node: ir.Node, read: list[Value | None], state: State) -> Value:
         x = realize(x, state)
     n, c, *spatial = x.shape
     whole = node.op_type.startswith("Global")
+    if len(spatial) == 3:
+        return _pool_volume(node, x, whole, state)
     kernel = tuple(spatial) if whole else tuple(attribute(node, "kernel_shape", ()))
     s = spatial_of(node, tuple(spatial), kernel)
     shape = (n, c, *s["shape"])
@@ -37,6 +39,46 @@ def _pool(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if not counts.all():
         raise Unsupported(f"operator '{node.name}' has an empty window")
     return Mean(str(node.name), x, windows_of(x.shape, s), counts.astype(np.float32), shape)
+
+
+def _pool_volume(node: ir.Node, x: Dequantized | Stored, whole: bool, state: State) -> Value:
+    """In three dimensions: the whole as one image, or the largest of slices, then across them."""
+    n, c, depth, height, width = x.shape
+    label, average = str(node.name), "Average" in node.op_type
+    if whole:
+        windows = Windows(n, depth * height, width, c, 1, 1, (depth * height, width))
+        flat, shape = _seen_as(x, (n, c, depth * height, width), state), (n, c, 1, 1, 1)
+        if average:
+            return Mean(label, flat, windows, np.full(1, depth * height * width, np.float32), shape)
+        return Maximum(label, flat, windows, shape)
+    if average or len(node.outputs) > 1:
+        raise Unsupported(f"operator '{node.name}' averages volumes, or returns indices")
+    s = spatial_of(node, (depth, height, width), tuple(attribute(node, "kernel_shape", ())))
+    inner = {key: value[1:] for key, value in s.items()}
+    out, rows, columns = s["shape"]
+    slices = _seen_as(x, (n * depth, c, height, width), state)
+    first: Value = Maximum(
+        label, slices, windows_of(slices.shape, inner), (n * depth, c, rows, columns)
+    )
+    if isinstance(x, Dequantized):
+        flat = Dequantized(quantize(first, x.quantization, True, label, state), x.quantization)
+    else:
+        flat = realize(first, state)
+    across = Windows(
+        n, depth, rows * columns, c, out, rows * columns, (s["kernel"][0], 1),
+        (s["stride"][0], 1), (s["dilation"][0], 1), (s["padding"][0], 0),
+    )  # fmt: skip
+    return Maximum(
+        label, _seen_as(flat, (n, c, depth, rows * columns), state), across, (n, c, *s["shape"])
+    )
+
+
+def _seen_as(x: Dequantized | Stored, shape: tuple[int, ...], state: State) -> Dequantized | Stored:
+    """The same memory, channels last, as other images of as many pixels."""
+    if isinstance(x, Dequantized):
+        return Dequantized(Tensor(x.tensor.storage, shape, "uint8", True), x.quantization)
+    tensor = state.images(x, "volume")
+    return Stored.of(Tensor(tensor.storage, shape, "float32", True))
 
 
 def _counts(s: dict[str, Any], with_padding: bool) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
-from intact.engine.program import Unsupported, Windows, new_tensor
+from intact.engine.lowering.volumes import for_slices, padded_in_depth, unrolled
+from intact.engine.program import Tensor, Unsupported, Windows, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -138,9 +139,9 @@ def bias_of(
 
 
 def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> dict[str, Any]:
-    """Kernel, stride, dilation and padding in two dimensions; a single one is the width."""
+    """Kernel, stride, dilation, padding in two dimensions or three; a single one is the width."""
     n = len(kernel)
-    if n not in (1, 2) or len(spatial) != n:
+    if n not in (1, 2, 3) or len(spatial) != n:
         raise Unsupported(f"operator '{node.name}' has {len(spatial)} spatial dimensions")
     stride = tuple(attribute(node, "strides", (1,) * n))
     dilation = tuple(attribute(node, "dilations", (1,) * n))
@@ -192,8 +193,10 @@ def _automatic_pads(
 
 
 def windows_of(shape: tuple[int, ...], s: dict[str, Any]) -> Windows:
-    """The windows that `spatial_of` describes, over images of `shape` [N, C, ...]."""
+    """The windows that `spatial_of` describes in two dimensions, over images [N, C, ...]."""
     n, c = shape[:2]
+    if len(s["out"]) > 2:
+        raise Unsupported("windows in three dimensions")
     (height, width), (out_height, out_width) = s["spatial"], s["out"]
     return Windows(
         n, height, width, c, out_height, out_width, s["kernel"], s["stride"], s["dilation"],
@@ -211,6 +214,9 @@ def _packed(
     group = attribute(node, "group", 1)
     if group < 1 or channels != per_group * group or m % group or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
+    if len(kernel) == 3:  # the slices of a volume are channels
+        weights = weights.swapaxes(1, 2).reshape(m, kernel[0] * per_group, *kernel[1:])
+        per_group *= kernel[0]
     shaped = weights.reshape(group, m // group, per_group, -1)
     packed = np.ascontiguousarray(shaped.transpose(0, 3, 2, 1)).reshape(group, -1, m // group)
     return packed, tuple(kernel)
@@ -230,13 +236,24 @@ def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
     weights, scale, axis = weights_of(node, w)
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
+    point = x.quantization.zero_point
+    q, windows = images_of(node, x.tensor, s, point, state)
     step = x.quantization.scale * columns_of(node, scale, axis, 0, weights.shape[0])
     whole, shift = bias_of(node, bias, step)
     shape = (x.shape[0], weights.shape[0], *s["shape"])
     return Product(
-        str(node.name), x.tensor, x.quantization.zero_point, windows_of(x.shape, s), packed,
-        whole, step, shape, name_of(node, 1), True, shift=shift,
+        str(node.name), q, point, windows, packed, whole, step, shape, name_of(node, 1), True,
+        shift=shift,
     )  # fmt: skip
+
+
+def images_of(
+    node: ir.Node, x: Tensor, s: dict[str, Any], fill: int, state: State
+) -> tuple[Tensor, Windows]:
+    """x as images for a two-dimensional convolution; of a volume, its slices side by side."""
+    if len(s["out"]) == 3:
+        return unrolled(x, s, attribute(node, "group", 1), fill, str(node.name), state)
+    return x, windows_of(x.shape, s)
 
 
 def _real_pointwise_conv(
@@ -340,9 +357,14 @@ def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Valu
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
     m = weights.shape[0]
+    if len(kernel) == 3:
+        x = padded_in_depth(x, s, str(node.name), state)
     q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
+    q, windows = images_of(node, q, s, 0, state)
+    if len(kernel) == 3:
+        parameters = for_slices(parameters, s, str(node.name), state)
     return Product(
-        str(node.name), q, 0, windows_of(x.shape, s), packed, np.zeros(m, np.int64),
+        str(node.name), q, 0, windows, packed, np.zeros(m, np.int64),
         columns_of(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), name_of(node, 1), True,
         parameters,
     )  # fmt: skip
