@@ -103,6 +103,8 @@ using AppliedName = std::tuple<std::string, float, float>;
 using Scale = std::tuple<float, std::int32_t>;
 // scales, zero points
 using RowPlaces = std::tuple<Place, Place>;
+// place, images
+using ExtremesPlace = std::tuple<Place, std::size_t>;
 // place, offset, strides
 using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
 
@@ -143,6 +145,12 @@ Region target(const Place& place) {
 RowParameters rows_of(const RowPlaces& places) {
   const auto& [scales, zero_points] = places;
   return {target(scales), target(zero_points)};
+}
+
+std::optional<Extremes> extremes_of(const std::optional<ExtremesPlace>& given) {
+  if (!given) return std::nullopt;
+  const auto& [place, images] = *given;
+  return Extremes{target(place), images};
 }
 
 Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
@@ -272,16 +280,21 @@ NB_MODULE(_native, m) {
                                   const std::optional<AppliedName>& function,
                                   const std::optional<Place>& other,
                                   const std::optional<std::array<float, 2>>& bounds,
-                                  const std::optional<Scale>& quantized) {
+                                  const std::optional<Scale>& quantized,
+                                  const std::optional<ExtremesPlace>& extremes,
+                                  const std::optional<RowPlaces>& found) {
         Output output = output_of(bias, scale, std::nullopt);
         if (rows) output.rows = rows_of(*rows);
+        output.extremes = extremes_of(extremes);
+        if (found) output.found = rows_of(*found);
         output.real = real_tail_of(shift, function, other, bounds, quantized);
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
                                std::move(weights), std::move(output), Tail{}), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("rows").none(),
          nb::arg("shift").none(), nb::arg("function").none(), nb::arg("other").none(),
-         nb::arg("bounds").none(), nb::arg("quantized").none())
+         nb::arg("bounds").none(), nb::arg("quantized").none(), nb::arg("extremes").none(),
+         nb::arg("found").none())
       .def("real_depthwise", [](Program& p, const std::string& label, const Place& x,
                                 const Place& y, const WindowSizes& sizes,
                                 const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
@@ -289,15 +302,18 @@ NB_MODULE(_native, m) {
                                 const std::optional<Row<float>>& shift,
                                 const std::optional<AppliedName>& function,
                                 const std::optional<Place>& other,
-                                const std::optional<std::array<float, 2>>& bounds) {
+                                const std::optional<std::array<float, 2>>& bounds,
+                                const std::optional<ExtremesPlace>& extremes) {
         Output output = output_of(bias, scale, std::nullopt);
         output.rows = rows_of(rows);
+        output.extremes = extremes_of(extremes);
         output.real = real_tail_of(shift, function, other, bounds, std::nullopt);
         p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
                                   std::move(output)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
          nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
-         nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none())
+         nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none(),
+         nb::arg("extremes").none())
       .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
         p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);
@@ -379,19 +395,24 @@ NB_MODULE(_native, m) {
         p.add(make_function(p, region(x), target(y), size, applied(function)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("function"))
       .def("quantize_rows", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                               const RowPlaces& rows_places, std::size_t rows, std::size_t size) {
-        p.add(make_quantize_rows(p, region(x), target(y), rows_of(rows_places), rows, size), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"), nb::arg("rows"),
-         nb::arg("size"))
+                               const RowPlaces& parameters,
+                               const std::optional<ExtremesPlace>& extremes, std::size_t rows,
+                               std::size_t channels, std::size_t pixels) {
+        p.add(make_quantize_rows(p, region(x), target(y), rows_of(parameters), extremes_of(extremes),
+                                 rows, channels, pixels), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"),
+         nb::arg("extremes").none(), nb::arg("rows"), nb::arg("channels"), nb::arg("pixels"))
       .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
                         const Place& y, const std::array<std::size_t, 3>& a_strides,
                         const std::array<std::size_t, 3>& b_strides, const std::string& operation,
-                        const std::array<std::size_t, 3>& sizes) {
+                        const std::array<std::size_t, 3>& sizes,
+                        const std::optional<ExtremesPlace>& extremes) {
         const Operand left{region(a), a_strides[0], a_strides[1], a_strides[2]};
         const Operand right{region(b), b_strides[0], b_strides[1], b_strides[2]};
-        p.add(make_binary(p, left, right, target(y), operation, sizes[0], sizes[1], sizes[2]), label);
+        p.add(make_binary(p, left, right, target(y), operation, sizes[0], sizes[1], sizes[2],
+                          extremes_of(extremes)), label);
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
-         nb::arg("b_strides"), nb::arg("operation"), nb::arg("sizes"))
+         nb::arg("b_strides"), nb::arg("operation"), nb::arg("sizes"), nb::arg("extremes").none())
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
                             const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
                             std::size_t rows, const Row<float>& gamma,

@@ -42,7 +42,8 @@ struct Requantize {
   const float* scale;
   float low, high;
   std::int32_t zero_point;
-  bool small;  // whether every scale is below 1
+  bool small;                  // whether every scale is below 1
+  const std::uint8_t* table;  // 256 entries, in which the result is looked up; or null
 };
 
 // Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
@@ -83,12 +84,13 @@ struct Finish {
   const std::int32_t* bias;         // one per column: where rows have parameters, sums of weights
   const float* scale;               // one per column
   const float* shift;               // one per column, or null
-  const float* scales;              // one per row, or null
-  const std::int32_t* zero_points;  // one per row
+  const float* scales;              // one per row (or for all of `one_image`), or null
+  const std::int32_t* zero_points;  // as many
+  bool one_image;
   Applied function;
   const float* other;               // float32 in rows of `stride`, or null
   float low, high;
-  float* y;                         // in rows of `stride`, or null
+  float* y;                         // in rows of `stride`, or null if only extremes are wanted
   std::uint8_t* q;                  // in rows of `stride`, or null
   float q_scale;
   std::int32_t q_zero_point;
@@ -141,6 +143,7 @@ struct Kernels {
   std::size_t columns;  // of one block of `gemm`, and of one panel of packed weights
   std::size_t k_step;   // K is padded with zero weights to a multiple of this
   std::size_t lanes;    // bytes of one vector; channels of one step of `depthwise`
+  std::size_t half_lanes;  // of a last step of no more channels than that
 
   // Readies the calling thread for `gemm`.
   void (*begin)();
@@ -156,16 +159,14 @@ struct Kernels {
   // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
   void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
-  // The same, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
+  // The same without a table, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
   void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                          const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
+  // The least and the greatest sum of each column: y[2][kernels.columns], count > 0.
+  void (*bounds)(const std::int32_t* sums, std::size_t count, std::int32_t* y);
   // As `f` says, from sums[count][kernels.columns].
   void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
-  // As `f` says, from sums[count][f.stride] of any width; f.y may be where the sums are. There is a
-  // whole vector of what is given per column for the last columns.
-  void (*finish_wide)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const Finish& f);
   // y[rows][columns] = table[y], in place.
   void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
                  const std::uint8_t* table);
@@ -176,21 +177,25 @@ struct Kernels {
   // y[rows][columns] = a[rows][columns] * gate[columns].
   void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
                std::size_t columns, const Product& p, std::uint8_t* y);
-  // One output row of a depthwise convolution, the channels from `first` to `last` (a multiple of
-  // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
-  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                    std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
-  // The exact sums of the same without weights' sums taken away: sums[out_width][channels].
-  void (*depthwise_sums)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                         std::int32_t* sums, std::uint8_t* scratch);
+  // One output row of a depthwise convolution. scratch: depthwise_scratch bytes.
+  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::uint8_t* y,
+                    std::uint8_t* scratch);
+  // One output row of an image with scale and zero point of its own, f.scales[0] and
+  // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
+  void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                         const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,
                      std::int32_t zero_point, std::int32_t* y);
-  void (*maximum_real)(float* y, const float* x, std::size_t size);
+  // float32: the largest values, or the sums, of a window's channels.
+  void (*pool_real)(const float* x, const Window& w, std::size_t channels, bool largest, float* y);
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(const Applied& function, float* y, std::size_t size);
+  // y[n] = x[k] w[k][n] + bias[n]; bias may be null.
+  void (*product_real)(const float* x, const float* w, std::size_t k, std::size_t n,
+                       std::size_t w_stride, const float* bias, float* y);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*sub_real)(const float* a, const float* b, float* y, std::size_t size);
@@ -206,9 +211,10 @@ struct Kernels {
   // y = (x - zero_point) * scale.
   void (*dequantize_bytes)(const std::uint8_t* x, std::size_t size, float scale,
                            std::int32_t zero_point, float* y);
-  void (*quantize)(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
-                   float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride);
-  void (*extremes)(const float* x, std::size_t size, float* low, float* high);
+  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+                   std::uint8_t* y);
+  // Widens *least and *most, which hold zero.
+  void (*extremes)(const float* x, std::size_t size, float* least, float* most);
   void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.
@@ -228,6 +234,8 @@ std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed);
 
+// Channels of the step of `depthwise` that begins at channel `first`.
+std::size_t depthwise_lanes(const Kernels& kernels, std::size_t channels, std::size_t first);
 // Depthwise weights w[kernel_h * kernel_w][channels], four rows of the kernel side by side:
 // [channels / lanes][kernel_w][groups of 4 rows][4 * lanes].
 std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,

@@ -22,7 +22,6 @@ struct Halves {
 
 constexpr std::size_t kTileValues = 16 * 32;  // of bfloat16: 16 rows of 32
 constexpr std::size_t kQueryRows = 32;
-constexpr float kLog2E = 1.44269504f;
 
 inline std::size_t whole(std::size_t n) { return (n + 31) / 32 * 32; }
 
@@ -174,22 +173,6 @@ inline void split_product(Halves a, Halves b, std::size_t depth, std::size_t col
   }
 }
 
-// 2**x for x <= 0; 0 below -126. Relative error below 2e-7.
-// Source: a polynomial of degree 6 for 2**r on [-1/2, 1/2] (Cephes, exp2f), scaled by 2**n.
-inline __m512 power_of_two(__m512 x) {
-  const __m512 lowest = _mm512_set1_ps(-126.0f);
-  const __mmask16 normal = _mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ);
-  const __m512 r = Avx512::fraction(x);
-  __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.339887440266574e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.618437357674640e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550332471162809e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402264791363012e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931472028550421e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_maskz_scalef_ps(normal, p, _mm512_sub_ps(x, r));
-}
-
 // e**(score - the greatest) of a row, split; returns the reciprocal of their sum. Scores are in units
 // of ln 2; there is room for `keys`.
 inline float exponentials(const intact::Attention& a, const float* mask, float* scores,
@@ -215,8 +198,8 @@ inline float exponentials(const intact::Attention& a, const float* mask, float* 
   const __m512 shift = _mm512_set1_ps(greatest);
   __m512 sum = _mm512_setzero_ps();
   for (std::size_t j = 0; j < keys; j += 32) {
-    const __m512 e = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores + j), shift));
-    const __m512 f = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores + j + 16), shift));
+    const __m512 e = power_of_two<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j), shift));
+    const __m512 f = power_of_two<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j + 16), shift));
     sum = _mm512_add_ps(sum, _mm512_add_ps(e, f));
     Split(e, f).store(to + j);
   }

@@ -94,6 +94,8 @@ struct Avx2Base {
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static I min(I a, I b) { return _mm256_min_epi32(a, b); }
+  static I max(I a, I b) { return _mm256_max_epi32(a, b); }
   static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm256_min_epu8(a, b); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
@@ -138,6 +140,12 @@ struct Avx2Base {
     out[2] = _mm256_unpacklo_epi16(high01, high23);
     out[3] = _mm256_unpackhi_epi16(high01, high23);
   }
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    out[0] = _mm256_permute2x128_si256(v[0], v[1], 0x20);
+    out[1] = _mm256_permute2x128_si256(v[2], v[3], 0x20);
+    out[2] = _mm256_permute2x128_si256(v[0], v[1], 0x31);
+    out[3] = _mm256_permute2x128_si256(v[2], v[3], 0x31);
+  }
   static B narrow(const I (&v)[4], std::int32_t zero_point) {
     const B point = _mm256_set1_epi16(static_cast<short>(zero_point));
     const B low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), point);
@@ -158,7 +166,9 @@ struct Avx2Base {
       std::memcpy(p, &v, n);
     }
   }
-  static F greater_fraction(F most, F v) { return max(most, abs(sub(v, rounded(v)))); }
+  static F reciprocal(F v) { return div(broadcast(1.0f), v); }
+  static F fraction(F v) { return sub(v, rounded(v)); }
+  static F greater_fraction(F most, F v) { return max(most, abs(fraction(v))); }
   static F first_values(F v, std::size_t n) {
     alignas(32) float lanes[kInts];
     store(lanes, v);

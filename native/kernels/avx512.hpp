@@ -7,9 +7,36 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "avx2.hpp"
+
 namespace {
 
+// Half a vector, with the masks and products of AVX-512.
+struct Avx512Half : Avx2Base {
+  static __mmask32 first_bytes(std::size_t n) { return ~std::uint32_t{0} >> (32 - n); }
+  static __mmask8 first(std::size_t n) { return static_cast<__mmask8>(0xff >> (8 - n)); }
+  using Avx2Base::load;
+  using Avx2Base::load_bytes;
+  using Avx2Base::store;
+  using Avx2Base::store_bytes;
+  static F load(const float* p, std::size_t n) { return _mm256_maskz_loadu_ps(first(n), p); }
+  static void store(float* p, F v, std::size_t n) { _mm256_mask_storeu_ps(p, first(n), v); }
+  static B load_bytes(const void* p, std::size_t n) {
+    return n >= kBytes ? load_bytes(p) : _mm256_maskz_loadu_epi8(first_bytes(n), p);
+  }
+  static void store_bytes(void* p, B v, std::size_t n) {
+    if (n >= kBytes) {
+      store_bytes(p, v);
+    } else {
+      _mm256_mask_storeu_epi8(p, first_bytes(n), v);
+    }
+  }
+  static F first_values(F v, std::size_t n) { return _mm256_maskz_mov_ps(first(n), v); }
+  static I dot4(I acc, B u, B s) { return _mm256_dpbusd_epi32(acc, u, s); }
+};
+
 struct Avx512 {
+  using Half = Avx512Half;
   using I = __m512i;  // 16 int32
   using F = __m512;   // 16 float32
   using B = __m512i;  // 64 bytes
@@ -77,6 +104,8 @@ struct Avx512 {
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static I min(I a, I b) { return _mm512_min_epi32(a, b); }
+  static I max(I a, I b) { return _mm512_max_epi32(a, b); }
   static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm512_min_epu8(a, b); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
@@ -107,6 +136,15 @@ struct Avx512 {
     out[2] = _mm512_unpacklo_epi16(high01, high23);
     out[3] = _mm512_unpackhi_epi16(high01, high23);
   }
+  // The same four vectors in the order of the channels.
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    const I a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const I c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    out[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    out[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    out[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    out[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
   // The bytes clamp(v + zero_point, 0, 255), as interleave leaves channels: four of each vector in turn.
   static B narrow(const I (&v)[4], std::int32_t zero_point) {
     const B point = _mm512_set1_epi16(static_cast<short>(zero_point));
@@ -130,6 +168,11 @@ struct Avx512 {
     } else {
       _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(first_bytes(n)), v);
     }
+  }
+  // 1 / v for normal v whose reciprocal is normal; relative error below 2e-7 (one step of Newton's).
+  static F reciprocal(F v) {
+    const F r = _mm512_rcp14_ps(v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
   }
   // v without its nearest whole number.
   static F fraction(F v) {

@@ -4,6 +4,7 @@
 // time, because their bytes fill one vector.
 
 #include <cstring>
+#include <type_traits>
 
 #include "../kernels.hpp"
 #include "pointwise.hpp"
@@ -37,9 +38,10 @@ struct Quad {
 };
 
 // kSmall: no scale reaches 1, so that no product leaves int32, and the bytes can be compared instead.
-template <class V, std::size_t kVectors, bool kSmall>
+template <class V, std::size_t kVectors, bool kSmall, class Use>
 void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride,
+                     const Use& use) {
   using Q = Quad<V, kVectors>;
   const std::int32_t zero_point = r.zero_point;  // a copy, which no byte that is written can change
   const auto byte = [&](float bound) {
@@ -64,35 +66,28 @@ void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t co
     // A product below int32 becomes its least value, and so the lowest byte.
     auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
     if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-    Q::store(y, stride, i, count - 1, columns, bytes);
+    Q::store(y, stride, i, count - 1, columns, use(bytes));
   }
 }
 
 template <class V, std::size_t kVectors>
 void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
                 const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  if (r.small) {
-    requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride);
-  } else {
-    requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride);
-  }
-}
-
-// clamp(rne(x / scale), low, high) of four vectors; see divide_round.
-template <class V>
-void divide_round4(const typename V::F (&x)[4], typename V::F scale, typename V::F reciprocal,
-                   typename V::F low, typename V::F high, typename V::I (&y)[4]) {
-  typename V::F steps[4], most = V::broadcast(0.0f);
-  for (std::size_t v = 0; v < 4; ++v) {
-    steps[v] = V::min(V::max(V::mul(x[v], reciprocal), low), high);
-    most = V::greater_fraction(most, steps[v]);
-  }
-  if (__builtin_expect(V::any_greater(most, V::broadcast(kNearHalf)), 0)) {
-    for (std::size_t v = 0; v < 4; ++v) {
-      steps[v] = V::min(V::max(V::div(x[v], scale), low), high);
+  const auto rows = [&](const auto& use) {
+    if (r.small) {
+      requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride, use);
+    } else {
+      requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride, use);
+    }
+  };
+  if constexpr (HasTables<V>) {
+    if (r.table) {
+      const typename V::Table table(r.table);
+      return rows([&](typename V::B bytes) { return V::lookup(bytes, table); });
     }
   }
-  for (std::size_t v = 0; v < 4; ++v) y[v] = V::round(steps[v]);
+  rows([](typename V::B bytes) { return bytes; });
+  if (r.table) lookup<V>(y, count, columns, stride, r.table);
 }
 
 template <class V, std::size_t kVectors>
@@ -122,37 +117,76 @@ void requantize_add(const std::int32_t* sums, std::size_t count, std::size_t col
   }
 }
 
+// The least and the greatest sum of each column: two rows of a panel.
+template <class V, std::size_t kVectors>
+void bounds(const std::int32_t* sums, std::size_t count, std::int32_t* y) {
+  constexpr std::size_t kColumns = kVectors * V::kInts;
+  for (std::size_t j = 0; j < kColumns; j += V::kInts) {
+    auto least = V::load(sums + j), most = least;
+    for (std::size_t i = 1; i < count; ++i) {
+      const auto sum = V::load(sums + i * kColumns + j);
+      least = V::min(least, sum);
+      most = V::max(most, sum);
+    }
+    V::store(y + j, least);
+    V::store(y + kColumns + j, most);
+  }
+}
+
+// Whose parameters the sums have.
+enum class Of { kTensor, kImage, kRows };
+
+// What is given for a vector of columns, as far as it does not depend on the row.
+template <class V>
+struct Columns {
+  typename V::I bias;
+  typename V::F scale, shift;
+};
+
 // What `f` says, up to the floats that are written; and their extremes.
-template <class V, bool kOfRows, class Function>
+template <class V, Of kOf, class Function>
 struct Real {
   const intact::Finish& f;
   const Function& function;
+  bool clamps;
   typename V::F low, high, least, most;
 
   Real(const intact::Finish& finish, const Function& apply)
-      : f(finish), function(apply), low(V::broadcast(finish.low)), high(V::broadcast(finish.high)),
-        least(V::broadcast(0.0f)), most(least) {}
+      : f(finish), function(apply),
+        clamps(finish.low > -__builtin_inff() || finish.high < __builtin_inff()),
+        low(V::broadcast(finish.low)), high(V::broadcast(finish.high)), least(V::broadcast(0.0f)),
+        most(least) {}
 
-  // Of `n` sums at `from`. Operands of the clamp stand so that NaN stays NaN.
-  typename V::F value(const std::int32_t* from, std::size_t row, std::size_t column,
-                      std::size_t n) const {
-    const auto bias = V::load(f.bias + column);
-    typename V::F x;
-    if constexpr (kOfRows) {
-      const auto share = V::mul(bias, V::broadcast(f.zero_points[row]));
-      const auto scale = V::mul(V::broadcast(f.scales[row]), V::load(f.scale + column));
-      x = V::mul(V::to_float(V::sub(V::load(from, n), share)), scale);
-    } else {
-      x = V::mul(V::to_float(V::add(V::load(from, n), bias)), V::load(f.scale + column));
+  Columns<V> columns(std::size_t column) const {
+    Columns<V> c{V::load(f.bias + column), V::load(f.scale + column), V::broadcast(0.0f)};
+    if (f.shift) c.shift = V::load(f.shift + column);
+    if constexpr (kOf == Of::kImage) {
+      c.bias = V::sub(V::zero(), V::mul(c.bias, V::broadcast(f.zero_points[0])));
+      c.scale = V::mul(V::broadcast(f.scales[0]), c.scale);
     }
-    if (f.shift) x = V::add(x, V::load(f.shift + column));
-    x = function(x);
-    if (f.other) x = V::add(x, V::load(f.other + row * f.stride + column, n));
-    return V::min(high, V::max(low, x));
+    return c;
   }
 
-  void store(typename V::F x, std::size_t row, std::size_t column, std::size_t n) {
-    V::store(f.y + row * f.stride + column, x, n);
+  // Of the first `n` sums of a vector, whose place in y is `at`. Operands of the clamp stand so that NaN
+  // stays NaN.
+  typename V::F value(typename V::I sum, const Columns<V>& c, std::size_t row, std::size_t at,
+                      std::size_t n) const {
+    auto scale = c.scale;
+    if constexpr (kOf == Of::kRows) {
+      sum = V::sub(sum, V::mul(c.bias, V::broadcast(f.zero_points[row])));
+      scale = V::mul(V::broadcast(f.scales[row]), scale);
+    } else {
+      sum = V::add(sum, c.bias);
+    }
+    auto x = V::mul(V::to_float(sum), scale);
+    if (f.shift) x = V::add(x, c.shift);
+    x = function(x);
+    if (f.other) x = V::add(x, V::load(f.other + at, n));
+    return clamps ? V::min(high, V::max(low, x)) : x;
+  }
+
+  void store(typename V::F x, std::size_t at, std::size_t n) {
+    if (f.y) V::store(f.y + at, x, n);
     if (!f.extremes) return;
     // Zero, which every range holds, stands in for what is beyond the end.
     if (n < V::kInts) x = V::first_values(x, n);
@@ -168,34 +202,40 @@ struct Real {
   }
 };
 
-template <class V, bool kOfRows, class Function>
-void finish_floats(const std::int32_t* sums, std::size_t sums_stride, std::size_t count,
-                   std::size_t columns, const intact::Finish& f, const Function& function) {
-  Real<V, kOfRows, Function> real(f, function);
-  for (std::size_t i = 0; i < count; ++i) {
-    for (std::size_t j = 0; j < columns; j += V::kInts) {
-      const std::size_t n = columns - j < V::kInts ? columns - j : V::kInts;
-      real.store(real.value(sums + i * sums_stride + j, i, j, n), i, j, n);
+template <class V, std::size_t kVectors, Of kOf, class Function>
+void finish_floats(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                   const intact::Finish& f, const Function& function) {
+  Real<V, kOf, Function> real(f, function);
+  for (std::size_t j = 0; j < columns; j += V::kInts) {
+    const std::size_t n = columns - j < V::kInts ? columns - j : V::kInts;
+    const Columns<V> c = real.columns(j);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t at = i * f.stride + j;
+      real.store(real.value(V::load(sums + i * kVectors * V::kInts + j), c, i, at, n), at, n);
     }
   }
   real.end();
 }
 
-template <class V, std::size_t kVectors, bool kOfRows, class Function>
+template <class V, std::size_t kVectors, Of kOf, class Function>
 void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
                   const intact::Finish& f, const Function& function) {
   using Q = Quad<V, kVectors>;
-  const Real<V, kOfRows, Function> real(f, function);
+  const Real<V, kOf, Function> real(f, function);
   const auto scale = V::broadcast(f.q_scale), reciprocal = V::broadcast(1.0f / f.q_scale);
   const auto low = V::broadcast(static_cast<float>(-f.q_zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - f.q_zero_point));
+  Columns<V> c[kVectors];
+  for (std::size_t v = 0; v < kVectors; ++v) c[v] = real.columns(v * V::kInts);
   for (std::size_t i = 0; i < count; i += Q::kRows) {
     typename V::F x[4];
     for (std::size_t v = 0; v < 4; ++v) {
       const std::size_t row = Q::row(v, i, count - 1), column = Q::column(v);
       const std::size_t n = columns <= column ? 0 : columns - column;
-      const std::int32_t* from = sums + row * Q::kColumns + column;
-      x[v] = n == 0 ? V::broadcast(0.0f) : real.value(from, row, column, n < V::kInts ? n : V::kInts);
+      const auto sum = V::load(sums + row * Q::kColumns + column);
+      x[v] = n == 0 ? V::broadcast(0.0f)
+                    : real.value(sum, c[v % kVectors], row, row * f.stride + column,
+                                 n < V::kInts ? n : V::kInts);
     }
     typename V::I steps[4];
     divide_round4<V>(x, scale, reciprocal, low, high, steps);
@@ -203,14 +243,14 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
   }
 }
 
-template <class V, std::size_t kVectors, bool kOfRows>
+template <class V, std::size_t kVectors, Of kOf>
 void finish_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
                   const intact::Finish& f) {
   with_function<V>(f.function, [&](const auto& function) {
     if (f.q) {
-      finish_bytes<V, kVectors, kOfRows>(sums, count, columns, f, function);
+      finish_bytes<V, kVectors, kOf>(sums, count, columns, f, function);
     } else {
-      finish_floats<V, kOfRows>(sums, kVectors * V::kInts, count, columns, f, function);
+      finish_floats<V, kVectors, kOf>(sums, count, columns, f, function);
     }
   });
 }
@@ -218,16 +258,9 @@ void finish_panel(const std::int32_t* sums, std::size_t count, std::size_t colum
 template <class V, std::size_t kVectors>
 void finish(const std::int32_t* sums, std::size_t count, std::size_t columns,
             const intact::Finish& f) {
-  const auto of = f.scales ? finish_panel<V, kVectors, true> : finish_panel<V, kVectors, false>;
-  of(sums, count, columns, f);
-}
-
-template <class V>
-void finish_wide(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                 const intact::Finish& f) {
-  with_function<V>(f.function, [&](const auto& function) {
-    finish_floats<V, true>(sums, f.stride, count, columns, f, function);
-  });
+  if (!f.scales) return finish_panel<V, kVectors, Of::kTensor>(sums, count, columns, f);
+  if (f.one_image) return finish_panel<V, kVectors, Of::kImage>(sums, count, columns, f);
+  finish_panel<V, kVectors, Of::kRows>(sums, count, columns, f);
 }
 
 }  // namespace

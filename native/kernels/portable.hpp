@@ -79,6 +79,12 @@ struct Portable {
   static B min_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
+  static I min(I a, I b) {
+    return map<I>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static I max(I a, I b) {
+    return map<I>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
@@ -127,6 +133,9 @@ struct Portable {
   static void interleave(const B (&t)[4], B (&out)[4]) {
     for (std::size_t i = 0; i < 64; ++i) out[i / 16].v[i % 16] = t[i % 4].v[i / 4];
   }
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    for (std::size_t i = 0; i < 4; ++i) out[i] = v[i];
+  }
   static B narrow(const I (&v)[4], std::int32_t zero_point) {
     return map<B>([&](std::size_t i) {
       const std::int64_t sum = std::int64_t{v[i / 4].v[i % 4]} + zero_point;
@@ -134,7 +143,9 @@ struct Portable {
     });
   }
   static B in_order(B v) { return v; }
-  static F greater_fraction(F most, F v) { return max(most, abs(sub(v, rounded(v)))); }
+  static F reciprocal(F v) { return div(broadcast(1.0f), v); }
+  static F fraction(F v) { return sub(v, rounded(v)); }
+  static F greater_fraction(F most, F v) { return max(most, abs(fraction(v))); }
   static F first_values(F v, std::size_t n) {
     return map<F>([&](std::size_t i) { return i < n ? v.v[i] : 0.0f; });
   }

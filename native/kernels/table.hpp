@@ -17,6 +17,15 @@ namespace {
 
 inline void nothing_to_ready() {}
 
+template <class V>
+constexpr std::size_t half_lanes() {
+  if constexpr (HasHalf<V>) {
+    return V::Half::kBytes;
+  } else {
+    return 0;
+  }
+}
+
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
   constexpr std::size_t columns = kVectors * V::kInts;
@@ -26,6 +35,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .columns = columns,
       .k_step = 4,
       .lanes = V::kBytes,
+      .half_lanes = half_lanes<V>(),
       .begin = nothing_to_ready,
       .gemm = gemm<V, kRows, kVectors>,
       .gather = gather<V>,
@@ -36,17 +46,18 @@ constexpr intact::Kernels kernels_of(const char* name) {
 #endif
       .requantize = requantize<V, kVectors>,
       .requantize_add = requantize_add<V, kVectors>,
+      .bounds = bounds<V, kVectors>,
       .finish = finish<V, kVectors>,
-      .finish_wide = finish_wide<V>,
-      .lookup = lookup_bytes,
+      .lookup = lookup<V>,
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
-      .depthwise_sums = depthwise_sums<V>,
+      .depthwise_real = depthwise_real<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
-      .maximum_real = maximum_real<V>,
+      .pool_real = pool_real<V>,
       .unary = unary<V>,
+      .product_real = product_real<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,
       .sub_real = sub_real<V>,

@@ -122,8 +122,8 @@ class Resample final : public Step {
         }
       }
       if (to_) {
-        k_.quantize(out, 1, out_line_, out_line_, to_->scale, to_->zero_point,
-                    context.at<std::uint8_t>(y_) + job * out_line_, out_line_);
+        k_.quantize(out, out_line_, to_->scale, to_->zero_point,
+                    context.at<std::uint8_t>(y_) + job * out_line_);
       }
     });
   }

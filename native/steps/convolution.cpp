@@ -13,7 +13,7 @@ namespace intact {
 namespace {
 
 constexpr std::size_t kNoOffset = 0;
-constexpr std::size_t kMostRows = 32;  // of a block of any instruction set
+constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kJobsPerThread = 4;
 // Gathered rows stay in the L2 cache, beside the weights or, where those do not fit, as many rows as
@@ -31,7 +31,7 @@ class Convolution final : public Step {
         out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()),
         threads_(program.engine().pool().threads()) {
     w_.check();
-    require(k_.rows <= kMostRows, "a block of the instruction set has too many rows");
+    require(k_.columns <= kMostColumns, "a block of the instruction set is too large");
     require(weights_->kernels == &k_, "weights are packed for another instruction set");
     require(w_.channels % weights_->groups == 0, "channels are no multiple of groups");
     group_channels_ = w_.channels / weights_->groups;
@@ -46,7 +46,8 @@ class Convolution final : public Step {
     program.check(y_);
     require(x_.space == Space::kArena, "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
-    const std::size_t width = out_.real && !out_.real->quantized ? sizeof(float) : 1;
+    const bool floats = out_.real && !out_.real->quantized && !out_.found;
+    const std::size_t width = floats ? sizeof(float) : 1;
     require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
     require(out_.bias.size() == columns_ && out_.scale.size() == columns_,
             "a convolution's bias or scale has another size than its output");
@@ -89,14 +90,23 @@ class Convolution final : public Step {
   }
 
   void run(const Context& context) const override {
-    clear_extremes(context);
+    if (out_.extremes) out_.extremes->clear(context);
+    run_jobs(context, !out_.found);
+    if (!out_.found) return;
+    out_.extremes->parameters(context, *out_.found);
+    run_jobs(context, true);
+  }
+
+ private:
+  // written: whether more than the extremes is wanted.
+  void run_jobs(const Context& context, bool written) const {
     context.engine.pool().run(jobs_, [&](std::size_t job, std::size_t thread) {
       k_.begin();
       const std::size_t row_job = job % row_jobs_, rest = job / row_jobs_;
       const std::size_t panel_job = rest % panel_jobs_, group = rest / panel_jobs_;
       const std::size_t panels = panels_of_group();
       const Work work{&context, thread, group, panel_job * panels / panel_jobs_,
-                      (panel_job + 1) * panels / panel_jobs_};
+                      (panel_job + 1) * panels / panel_jobs_, written};
       const std::size_t end = (row_job + 1) * blocks_ / row_jobs_;
       for (std::size_t block = row_job * blocks_ / row_jobs_; block < end; ++block) {
         if (sliding_) {
@@ -108,7 +118,6 @@ class Convolution final : public Step {
     });
   }
 
- private:
   std::size_t panels_of_group() const { return (weights_->n + k_.columns - 1) / k_.columns; }
   std::size_t sums_bytes() const {
     return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
@@ -116,19 +125,14 @@ class Convolution final : public Step {
 
   void check_real(const Program& program) const {
     require(!out_.rows || out_.real, "rows with parameters of their own end in float32");
+    if (out_.rows) out_.rows->check(program, w_.images);
     require(!out_.extremes || (out_.real && !out_.real->quantized), "only floats have extremes");
+    require(!out_.found || out_.extremes, "parameters are found by extremes");
     if (out_.extremes) {
-      program.check(*out_.extremes);
-      require(out_.extremes->bytes >= times(times(threads_, w_.images), 2 * sizeof(float)),
-              "there is too little room for extremes");
+      out_.extremes->check(program, w_.images);
+      require(out_.extremes->images == w_.images, "there are extremes of other images");
     }
-    if (out_.rows) {
-      const std::size_t size = times(w_.images, sizeof(float));
-      program.check(out_.rows->scales);
-      program.check(out_.rows->zero_points);
-      require(out_.rows->scales.bytes >= size && out_.rows->zero_points.bytes >= size,
-              "a convolution has too few scales or zero points");
-    }
+    if (out_.found) out_.found->check(program, w_.images);
     if (!out_.real) return;
     const RealTail& real = *out_.real;
     require(real.shift.empty() || real.shift.size() == columns_, "a shift has another size");
@@ -138,11 +142,6 @@ class Convolution final : public Step {
       require(real.other->bytes >= times(times(rows_, columns_), sizeof(float)),
               "a summand is too small");
     }
-  }
-
-  void clear_extremes(const Context& context) const {
-    if (!out_.extremes) return;
-    std::memset(context.at<float>(*out_.extremes), 0, threads_ * w_.images * 2 * sizeof(float));
   }
 
   // Bias and scale of each group padded to whole panels, which kernels read.
@@ -221,6 +220,7 @@ class Convolution final : public Step {
   struct Work {
     const Context* context;
     std::size_t thread, group, first, last;
+    bool written;
   };
 
   // Rows of the matrix of windows that lie a fixed distance apart.
@@ -335,7 +335,11 @@ class Convolution final : public Step {
     const std::size_t at = row * columns_ + group * weights_->n + block.column;
     const std::int32_t* sums = block.sums + first * k_.columns;
     if (out_.real) {
-      const Finish f = finish_of(context, out_, y_, at, c, columns_);
+      Finish f = finish_of(context, out_, y_, at, c, columns_);
+      if (out_.found) {
+        f.y = nullptr;
+        if (block.work->written) f.q = context.at<std::uint8_t>(y_) + at;
+      }
       if (out_.rows || out_.extremes) {
         finish_images(*block.work, f, sums, row, count, block.width);
       } else {
@@ -345,14 +349,13 @@ class Convolution final : public Step {
     }
     std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
     const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point,
-                       small_};
+                       small_, tail_.table.empty() ? nullptr : tail_.table.data()};
     const std::uint8_t* other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr;
     if (fused_sum_) {
       k_.requantize_add(sums, count, block.width, r, tail_.sum, other, y, columns_);
       return;
     }
     k_.requantize(sums, count, block.width, r, y, columns_);
-    if (!tail_.table.empty()) k_.lookup(y, count, block.width, columns_, tail_.table.data());
     if (other) k_.add(y, columns_, other, columns_, count, block.width, tail_.sum, y, columns_);
   }
 
@@ -361,32 +364,50 @@ class Convolution final : public Step {
                      std::size_t row, std::size_t count, std::size_t width) const {
     const Context& context = *work.context;
     const std::size_t pixels = w_.out_height * w_.out_width;
-    float scales[kMostRows];
-    std::int32_t points[kMostRows];
+    const float* scales = out_.rows ? context.at<const float>(out_.rows->scales) : nullptr;
+    const auto* points = out_.rows ? context.at<const std::int32_t>(out_.rows->zero_points) : nullptr;
+    if (pixels == 1 && !out_.extremes) {
+      Finish f = whole;
+      f.scales = scales + row;
+      f.zero_points = points + row;
+      return k_.finish(sums, count, width, f);
+    }
     for (std::size_t done = 0; done < count;) {
       const std::size_t image = (row + done) / pixels;
-      std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
+      const std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
       Finish f = whole;
       if (out_.rows) {
-        // Without extremes images need not be told apart.
-        if (!out_.extremes) n = count - done;
-        for (std::size_t r = 0; r < n; ++r) {
-          const std::size_t of = (row + done + r) / pixels;
-          scales[r] = context.at<const float>(out_.rows->scales)[of];
-          points[r] = context.at<const std::int32_t>(out_.rows->zero_points)[of];
-        }
-        f.scales = scales;
-        f.zero_points = points;
+        f.scales = scales + image;
+        f.zero_points = points + image;
+        f.one_image = true;
       }
-      if (out_.extremes) {
-        f.extremes = context.at<float>(*out_.extremes) + 2 * (work.thread * w_.images + image);
+      if (out_.found && work.written) {
+        f.q_scale = context.at<const float>(out_.found->scales)[image];
+        f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
+      } else if (out_.extremes) {
+        f.extremes = out_.extremes->of(context, work.thread, image);
       }
       if (f.y) f.y += done * columns_;
       if (f.q) f.q += done * columns_;
       if (f.other) f.other += done * columns_;
-      k_.finish(sums + done * k_.columns, n, width, f);
+      const std::int32_t* of = sums + done * k_.columns;
+      if (!f.y && !f.q && monotone()) {
+        // The extremes of the floats are those of the least and the greatest sums.
+        std::int32_t bounds[2 * kMostColumns];
+        k_.bounds(of, n, bounds);
+        k_.finish(bounds, 2, width, f);
+      } else {
+        k_.finish(of, n, width, f);
+      }
       done += n;
     }
+  }
+
+  // Whether greater sums of a column become greater floats.
+  bool monotone() const {
+    const Unary function = out_.real->function.function;
+    return !out_.real->other && (function == Unary::kNone || function == Unary::kRelu ||
+                                 function == Unary::kClip);
   }
 
   std::uint8_t padding(const Context& context, std::size_t image) const {

@@ -14,6 +14,7 @@ inline Finish finish_of(const Context& context, const Output& output, const Regi
           .shift = real.shift.empty() ? nullptr : &real.shift[column],
           .scales = nullptr,
           .zero_points = nullptr,
+          .one_image = false,
           .function = real.function,
           .other = real.other ? context.at<const float>(*real.other) + at : nullptr,
           .low = real.low,

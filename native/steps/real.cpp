@@ -19,7 +19,7 @@ class FloatProduct final : public Step {
   FloatProduct(const Program& program, Region x, Region y, std::size_t rows, std::size_t k,
                std::size_t n, std::vector<float> weights, std::vector<float> bias)
       : x_(x), y_(y), rows_(rows), depth_(k), n_(n), weights_(std::move(weights)),
-        bias_(std::move(bias)) {
+        bias_(std::move(bias)), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     require(rows > 0 && k > 0 && n > 0, "a tensor is empty");
@@ -37,15 +37,8 @@ class FloatProduct final : public Step {
     context.engine.pool().run(rows_ * parts, [&](std::size_t job, std::size_t) {
       const std::size_t row = job / parts, first = job % parts * kColumnsPerJob;
       const std::size_t count = std::min(kColumnsPerJob, n_ - first);
-      float sums[kColumnsPerJob] = {};
-      for (std::size_t i = 0; i < depth_; ++i) {
-        const float value = x[row * depth_ + i];
-        const float* w = &weights_[i * n_ + first];
-        for (std::size_t j = 0; j < count; ++j) sums[j] += value * w[j];
-      }
-      for (std::size_t j = 0; j < count; ++j) {
-        y[row * n_ + first + j] = sums[j] + (bias_.empty() ? 0.0f : bias_[first + j]);
-      }
+      const float* bias = bias_.empty() ? nullptr : &bias_[first];
+      k_.product_real(x + row * depth_, &weights_[first], depth_, count, n_, bias, y + row * n_ + first);
     });
   }
 
@@ -53,6 +46,7 @@ class FloatProduct final : public Step {
   Region x_, y_;
   std::size_t rows_, depth_, n_;
   std::vector<float> weights_, bias_;
+  const Kernels& k_;
 };
 
 class Function final : public Step {
@@ -84,91 +78,18 @@ class Function final : public Step {
   const Kernels& k_;
 };
 
-class QuantizeRows final : public Step {
- public:
-  QuantizeRows(const Program& program, Region x, Region y, const RowParameters& parameters,
-               std::size_t rows, std::size_t size)
-      : x_(x), y_(y), p_(parameters), rows_(rows), size_(size), k_(program.engine().kernels()) {
-    for (const Region& region : {x, y, p_.scales, p_.zero_points}) program.check(region);
-    const std::size_t count = times(rows, size);
-    require(count > 0, "a tensor is empty");
-    require(x.bytes >= times(count, sizeof(float)) && y.bytes >= count, "a tensor is too small");
-    require(p_.scales.bytes >= times(rows, sizeof(float)) &&
-                p_.zero_points.bytes >= times(rows, sizeof(std::int32_t)),
-            "there are too few scales or zero points");
-    // Long rows (images) are shared out among the threads, a part at a time.
-    parts_ = rows >= 8 ? 1 : std::clamp<std::size_t>(size / kPart, 1, 64);
-  }
-
-  std::size_t scratch() const override { return parts_ * 2 * sizeof(float); }
-
-  void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_);
-    auto* y = context.at<std::uint8_t>(y_);
-    auto* scales = context.at<float>(p_.scales);
-    auto* points = context.at<std::int32_t>(p_.zero_points);
-    if (parts_ == 1) {
-      for_rows(context, rows_, size_, [&](std::size_t r) {
-        float low, high;
-        k_.extremes(x + r * size_, size_, &low, &high);
-        parameters(low, high, scales[r], points[r]);
-        k_.quantize(x + r * size_, 1, size_, size_, scales[r], points[r], y + r * size_, size_);
-      });
-      return;
-    }
-    // The caller's scratch holds the extremes of the parts: [parts][2].
-    auto* found = reinterpret_cast<float*>(context.engine.scratch(0));
-    for (std::size_t r = 0; r < rows_; ++r) {
-      const float* row = x + r * size_;
-      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
-        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
-        k_.extremes(row + begin, end - begin, &found[2 * part], &found[2 * part + 1]);
-      });
-      float low = found[0], high = found[1];
-      for (std::size_t part = 1; part < parts_; ++part) {
-        low = std::min(low, found[2 * part]);
-        high = std::max(high, found[2 * part + 1]);
-      }
-      parameters(low, high, scales[r], points[r]);
-      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
-        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
-        const std::size_t n = end - begin;
-        k_.quantize(row + begin, 1, n, n, scales[r], points[r], y + r * size_ + begin, n);
-      });
-    }
-  }
-
- private:
-  static constexpr std::size_t kPart = 8192;
-
-  static void parameters(float low, float high, float& scale, std::int32_t& zero_point) {
-    low = std::min(low, 0.0f);
-    high = std::max(high, 0.0f);
-    scale = (high - low) / 255.0f;
-    // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
-    if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
-    const float point = std::nearbyint(-low / scale);
-    zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
-                                                  : (point > 255.0f ? 255 : 0);
-  }
-
-  Region x_, y_;
-  RowParameters p_;
-  std::size_t rows_, size_, parts_;
-  const Kernels& k_;
-};
-
 class Binary final : public Step {
  public:
   Binary(const Program& program, const Operand& a, const Operand& b, Region y,
-         const std::string& operation, std::size_t outer, std::size_t rows, std::size_t columns)
-      : a_(a), b_(b), y_(y), outer_(outer), rows_(rows), columns_(columns) {
-    const Kernels& k = program.engine().kernels();
-    kernel_ = operation == "Add"   ? k.add_real
-              : operation == "Sub" ? k.sub_real
-              : operation == "Mul" ? k.mul_real
-                                   : k.div_real;
-    require(kernel_ != k.div_real || operation == "Div", "an operation is unknown");
+         const std::string& operation, std::size_t outer, std::size_t rows, std::size_t columns,
+         std::optional<Extremes> extremes)
+      : a_(a), b_(b), y_(y), outer_(outer), rows_(rows), columns_(columns), extremes_(extremes),
+        k_(program.engine().kernels()) {
+    kernel_ = operation == "Add"   ? k_.add_real
+              : operation == "Sub" ? k_.sub_real
+              : operation == "Mul" ? k_.mul_real
+                                   : k_.div_real;
+    require(kernel_ != k_.div_real || operation == "Div", "an operation is unknown");
     require(outer > 0 && rows > 0 && columns > 0, "a tensor is empty");
     program.check(y);
     require(y.bytes >= times(times(times(outer, rows), columns), sizeof(float)),
@@ -183,27 +104,29 @@ class Binary final : public Step {
     }
     single_[0] = a.column_stride == 0;
     single_[1] = b.column_stride == 0;
+    if (extremes_) extremes_->check(program, times(outer, rows));
   }
 
   void run(const Context& context) const override {
     const auto* all_a = context.at<const float>(a_.region);
     const auto* all_b = context.at<const float>(b_.region);
     auto* y = context.at<float>(y_);
-    for_rows(context, outer_ * rows_, columns_, [&](std::size_t r) {
-      const std::size_t outer = r / rows_, row = r % rows_;
-      const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride;
-      const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride;
-      float* to = y + r * columns_;
-      float line[2][kLine];
-      if (single_[0]) std::fill_n(line[0], std::min(kLine, columns_), *a);
-      if (single_[1]) std::fill_n(line[1], std::min(kLine, columns_), *b);
-      if (!single_[0] && !single_[1]) {
-        kernel_(a, b, to, columns_);
-        return;
-      }
-      for (std::size_t c = 0; c < columns_; c += kLine) {
-        kernel_(single_[0] ? line[0] : a + c, single_[1] ? line[1] : b + c, to + c,
-                std::min(kLine, columns_ - c));
+    if (extremes_) extremes_->clear(context);
+    const std::size_t rows = outer_ * rows_, parts = jobs_of(columns_, 1);
+    // Short rows several at a time, long ones in parts.
+    const std::size_t jobs = parts > 1 ? rows : jobs_of(rows, columns_);
+    context.engine.pool().run(jobs * parts, [&](std::size_t job, std::size_t thread) {
+      const Part all(rows, job / parts, jobs), columns(columns_, job % parts, parts);
+      const std::size_t first = columns.begin, n = columns.end - columns.begin;
+      for (std::size_t r = all.begin; r < all.end; ++r) {
+        const std::size_t outer = r / rows_, row = r % rows_;
+        const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride + first * a_.column_stride;
+        const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride + first * b_.column_stride;
+        float* to = y + r * columns_ + first;
+        combine(a, b, to, n);
+        if (!extremes_) continue;
+        float* found = extremes_->of(context, thread, r / (rows / extremes_->images));
+        k_.extremes(to, n, &found[0], &found[1]);
       }
     });
   }
@@ -211,11 +134,24 @@ class Binary final : public Step {
  private:
   static constexpr std::size_t kLine = 256;  // of a number that repeats
 
+  void combine(const float* a, const float* b, float* y, std::size_t n) const {
+    if (!single_[0] && !single_[1]) return kernel_(a, b, y, n);
+    float line[2][kLine];
+    if (single_[0]) std::fill_n(line[0], std::min(kLine, n), *a);
+    if (single_[1]) std::fill_n(line[1], std::min(kLine, n), *b);
+    for (std::size_t c = 0; c < n; c += kLine) {
+      kernel_(single_[0] ? line[0] : a + c, single_[1] ? line[1] : b + c, y + c,
+              std::min(kLine, n - c));
+    }
+  }
+
   Operand a_, b_;
   Region y_;
   bool single_[2];
   std::size_t outer_, rows_, columns_;
   decltype(Kernels::add_real) kernel_;
+  std::optional<Extremes> extremes_;
+  const Kernels& k_;
 };
 
 class LayerNorm final : public Step {
@@ -245,11 +181,11 @@ class LayerNorm final : public Step {
     auto* y = context.at<float>(y_);
     const std::size_t size = gamma_.size();
     const float* beta = beta_.empty() ? nullptr : beta_.data();
-    for_rows(context, rows_, size, [&](std::size_t r) {
+    for_rows(context, rows_, size, [&](std::size_t r, std::size_t) {
       k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
       if (!quantized_) return;
       auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
-      k_.quantize(y + r * size, 1, size, size, scale_, zero_point_, q, size);
+      k_.quantize(y + r * size, size, scale_, zero_point_, q);
     });
   }
 
@@ -278,7 +214,7 @@ class Softmax final : public Step {
   void run(const Context& context) const override {
     const auto* x = context.at<const float>(x_);
     auto* y = context.at<float>(y_);
-    for_rows(context, rows_, size_, [&](std::size_t r) {
+    for_rows(context, rows_, size_, [&](std::size_t r, std::size_t) {
       std::memmove(y + r * size_, x + r * size_, size_ * sizeof(float));
       softmax_(y + r * size_, size_, false);
     });
@@ -317,16 +253,11 @@ std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, 
   return std::make_unique<Function>(program, x, y, size, function);
 }
 
-std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
-                                         const RowParameters& parameters, std::size_t rows,
-                                         std::size_t size) {
-  return std::make_unique<QuantizeRows>(program, x, y, parameters, rows, size);
-}
-
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
                                   Region y, const std::string& operation, std::size_t outer,
-                                  std::size_t rows, std::size_t columns) {
-  return std::make_unique<Binary>(program, a, b, y, operation, outer, rows, columns);
+                                  std::size_t rows, std::size_t columns,
+                                  std::optional<Extremes> extremes) {
+  return std::make_unique<Binary>(program, a, b, y, operation, outer, rows, columns, extremes);
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,

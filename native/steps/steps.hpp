@@ -24,6 +24,25 @@ struct Tail {
 // Scale (float32) and zero point (int32) of each row of a matrix, or of each image.
 struct RowParameters {
   Region scales, zero_points;
+
+  void check(const Program& program, std::size_t rows) const;
+  // Those of a row whose values lie between low <= 0 and high >= 0.
+  void set(const Context& context, std::size_t row, float low, float high) const;
+};
+
+// The least and the greatest float of each image, and zero, as far as each thread wrote them:
+// [threads][images][2].
+struct Extremes {
+  Region region;
+  std::size_t images;
+
+  // Checks that there is room, and that `rows` rows are those of the images.
+  void check(const Program& program, std::size_t rows) const;
+  void clear(const Context& context) const;
+  float* of(const Context& context, std::size_t thread, std::size_t image) const {
+    return context.at<float>(region) + 2 * (thread * images + image);
+  }
+  void parameters(const Context& context, const RowParameters& to) const;
 };
 
 // What becomes of a float32 result before it leaves the cache, in this order.
@@ -43,9 +62,10 @@ struct Output {
   std::vector<float> scale;        // one per column
   std::optional<RowParameters> rows;
   std::optional<RealTail> real;  // float32 instead of uint8
-  // The least and the greatest float of each image, as far as each thread wrote them:
-  // [threads][images][2].
-  std::optional<Region> extremes;
+  std::optional<Extremes> extremes;  // of the floats
+  // Of the uint8 that the floats become, instead of themselves, with the extremes of each image: sums
+  // are computed twice.
+  std::optional<RowParameters> found;
   float low = 0, high = 0;       // uint8 only, as in Requantize
   std::int32_t zero_point = 0;
 };
@@ -101,10 +121,12 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
                                     const Applied& function);
-// Each row (or image) of x[rows][size] by itself, as ONNX's DynamicQuantizeLinear.
+// Each row (or image) of x[rows][channels][pixels] by itself, as ONNX's DynamicQuantizeLinear, to
+// [rows][pixels][channels].
 std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
-                                         const RowParameters& parameters, std::size_t rows,
-                                         std::size_t size);
+                                         const RowParameters& parameters,
+                                         std::optional<Extremes> extremes, std::size_t rows,
+                                         std::size_t channels, std::size_t pixels);
 // y = a + b, or with "Sub", "Mul" or "Div" for "Add"; each is [outer][rows][columns], with 0 for a
 // stride that repeats.
 struct Operand {
@@ -112,8 +134,9 @@ struct Operand {
   std::size_t outer_stride, row_stride, column_stride;  // columns: 0 or 1
 };
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
-                                  Region y, const std::string& operation, std::size_t outer, std::size_t rows,
-                                  std::size_t columns);
+                                  Region y, const std::string& operation, std::size_t outer,
+                                  std::size_t rows, std::size_t columns,
+                                  std::optional<Extremes> extremes);
 // y, and where wanted its uint8, from x[rows][size].
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
                                       std::optional<Region> quantized, float scale,

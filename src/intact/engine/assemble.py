@@ -73,6 +73,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"a": places[0], "b": places[1]}
         case "binary":
             arguments |= {"a": places[0], "b": places[1]}
+            arguments["extremes"] = _extremes(instruction, written)
         case "gate":
             arguments |= {"a": places[0], "gate": places[1]}
         case "convolution" | "depthwise":
@@ -84,8 +85,13 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
             arguments["rows"] = (next(rest), next(rest)) if arguments["rows"] else None
             arguments["other"] = next(rest) if arguments["other"] else None
+            arguments["extremes"] = _extremes(instruction, written)
+            if arguments.get("found"):
+                arguments["found"] = (written[1], written[2])
         case "quantize_rows":
             arguments |= {"x": places[0], "parameters": (written[1], written[2])}
+            if arguments["extremes"] is not None:
+                arguments["extremes"] = (places[1], arguments["extremes"])
         case "layer_norm":
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
@@ -99,6 +105,12 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
         case _:
             arguments["x"] = places[0]
     getattr(program, instruction.kind)(**arguments)
+
+
+def _extremes(instruction: Instruction, written: list[tuple[int, int, int]]) -> Any:
+    """Where the extremes of so many images are written, last of all; or None."""
+    images = instruction.parameters["extremes"]
+    return None if images is None else (written[-1], images)
 
 
 def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:

@@ -134,7 +134,7 @@ class Model:
                 if array.dtype != np.float32:
                     raise Unsupported(f"'{name}' is {array.dtype}")
             state, outputs = lower(self._graph, given, self._prelude.nodes)
-            instructions = fuse(state.program, outputs)
+            instructions = fuse(state.program, outputs, self.engine.threads)
             arena = place(instructions, outputs)
             _check_memory(arena + sum(tensor.storage.bytes for tensor in outputs))
             constants = [tensor for tensor, _ in state.constants]

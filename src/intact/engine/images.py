@@ -70,7 +70,7 @@ def real_binary(value: Sum | Gated, state: State) -> Stored:
     operation = "Mul" if isinstance(value, Gated) else "Add" if value.sign > 0 else "Sub"
     state.add(
         "binary", value.label, y, (a, b), operation=operation, sizes=sizes,
-        a_strides=(sizes[1] * sizes[2], sizes[2], 1), b_strides=b_strides,
+        a_strides=(sizes[1] * sizes[2], sizes[2], 1), b_strides=b_strides, extremes=None,
     )  # fmt: skip
     if isinstance(value, Sum) and (value.low > -inf or value.high < inf):
         clipped = new_tensor(y.shape, "float32", y.images)

@@ -144,8 +144,9 @@ def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
             if isinstance(y, Constant) and _takes_shift(x, x, y):
                 shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
                 return replace(x, shift=shift)
-            if isinstance(y, Stored) and x.shape == y.shape:
-                tensor = state.images(y, x.label) if x.images else state.contiguous(y, x.label)
+            if isinstance(y, (Stored, Product)) and x.shape == y.shape:
+                stored = realize(y, state)
+                tensor = (state.images if x.images else state.contiguous)(stored, x.label)
                 return replace(x, other=tensor)
     return Stored.of(_binary(node, a, b, "Add", state))
 
@@ -271,7 +272,7 @@ def _binary(
     return state.add(
         "binary", str(node.name), y, (left.tensor, right.tensor), operation=operation,
         a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
-        sizes=tuple(m[0] for m in merged),
+        sizes=tuple(m[0] for m in merged), extremes=None,
     )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ IMAGE_READERS: Final = frozenset(
 )
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
 ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
+_PLANES: Final = 4  # channels
 
 
 def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -353,16 +354,21 @@ def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Va
 
 def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
     weights, scale = dynamic_weights_of(node, read)
-    x = state.images(realize(read[0], state), str(node.name))
+    stored, label = realize(read[0], state), str(node.name)
+    in_order = stored.lies_as(Stored.of(Tensor(stored.tensor.storage, stored.shape, "float32")))
+    volume = len(stored.shape) == 5
+    # Few channels in the order of the graph, as inputs have them, are moved as they are quantized.
+    planes = in_order and 2 < len(stored.shape) < 5 and stored.shape[1] <= _PLANES
+    x = (state.contiguous if planes else state.images)(stored, label)
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
     m = weights.shape[0]
-    if len(kernel) == 3:
-        x = padded_in_depth(x, s, str(node.name), state)
-    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
+    if volume:
+        x = padded_in_depth(x, s, label, state)
+    q, parameters = state.quantized_rows(x, x.shape[0], label, images=True)
     q, windows = images_of(node, q, s, 0, state)
-    if len(kernel) == 3:
-        parameters = for_slices(parameters, s, str(node.name), state)
+    if volume:
+        parameters = for_slices(parameters, s, label, state)
     return Product(
         str(node.name), q, 0, windows, packed, np.zeros(m, np.int64),
         columns_of(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), name_of(node, 1), True,

@@ -174,7 +174,7 @@ def _dynamic_conv_transpose(node: ir.Node, read: list[Value | None], state: Stat
     weights, scale = dynamic_weights_of(node, read)
     each, group = _outputs(node, weights)
     x = state.images(realize(read[0], state), str(node.name))
-    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
+    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name), images=True)
     columns = columns_of(node, scale, 0, 0, each * group)
     bias = np.zeros(columns.size, np.int64)
     return _spread(node, q, weights, columns, bias, rows=parameters)
