@@ -16,6 +16,7 @@ from intact.engine.images import (
     real_channelwise,
     resample,
     spread,
+    with_rows,
 )
 from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
 from intact.engine.state import State
@@ -54,7 +55,7 @@ def quantize(value: Value, to: Quantization, images: bool, label: str, state: St
             return _copy(state, label, tensor, y, lookup_table(lambda x: x, quantization, to))
         case Product() if value.integer:
             return _integer_product(value, to, state)
-        case Product() if not value.images or images:
+        case Product() if (not value.images or images) and not _is_depthwise(value):
             return _real_product(value, to, state)
         case Function(x=Dequantized(tensor, quantization)):
             y = new_tensor(tensor.shape, "uint8", tensor.images)
@@ -209,7 +210,15 @@ def _integer_product(value: Product, to: Quantization, state: State) -> Tensor:
     return state.add("convolution", value.label, y, (value.x,), weights=value.weights, **shared)
 
 
+def _is_depthwise(value: Product) -> bool:
+    groups, _, columns = value.weights.shape
+    return bool(groups == value.windows.channels > 1 and columns == 1)
+
+
 def _real_product(value: Product, to: Quantization | None, state: State) -> Tensor:
+    bias = _folded_bias(value)
+    if to is None and not value.rows and _is_depthwise(value):
+        value = with_rows(value, state)
     if value.clamps:
         if value.function or value.other or value.shift is not None:
             raise Unsupported(f"'{value.label}': a clamp before a float bias")
@@ -224,13 +233,13 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
         inputs.append(value.other)
     shift = None if value.shift is None else np.ascontiguousarray(value.shift, np.float32)
     shared = {
-        "windows": value.windows.sizes, "name": value.name, "bias": _folded_bias(value),
+        "windows": value.windows.sizes, "name": value.name, "bias": bias,
         "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
         "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds,
         "extremes": None,
     }  # fmt: skip
-    groups, depth, columns = value.weights.shape
-    if value.rows and to is None and groups == value.windows.channels > 1 and columns == 1:
+    groups, depth, _ = value.weights.shape
+    if value.rows and to is None and _is_depthwise(value):
         weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
         return state.add("real_depthwise", value.label, y, inputs, weights=weights, **shared)
     return state.add(

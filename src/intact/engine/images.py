@@ -1,11 +1,12 @@
 """Finishing what is described of images: instructions for integers, or for floats."""
 
+from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
 import numpy as np
 
-from intact.engine.arrange import dequantize, lookup_table
+from intact.engine.arrange import dequantize, lookup_table, take
 from intact.engine.program import Quantization, Tensor, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
@@ -14,7 +15,9 @@ from intact.engine.values import (
     Function,
     Gated,
     Joined,
+    Product,
     Resampled,
+    Rows,
     Spread,
     Stored,
     Sum,
@@ -30,6 +33,7 @@ __all__ = [
     "real_channelwise",
     "resample",
     "spread",
+    "with_rows",
 ]
 
 _ROW: Final = 4096  # values that are worth a job of their own
@@ -176,3 +180,33 @@ def resample(value: Resampled, to: Quantization | None, state: State) -> Tensor:
         sizes=(x.shape[0], height, width, x.shape[1], len(value.rows[0]), len(value.columns[0])),
         quantized=quantized, to=None if to is None else (float(to.scale), to.zero_point),
     )  # fmt: skip
+
+
+def with_rows(value: Product, state: State) -> Product:
+    """A static depthwise product as a dynamic one, the way that these are computed in floats.
+
+    Each image has scale 1 and zero point -1, so that the bias (in the place of the sums of weights)
+    is added to the sums. Padding would hold that zero point: it is written out.
+    """
+    w = value.windows
+    sizes, indices = [], {}
+    for i, (size, out) in enumerate(((w.height, w.out_height), (w.width, w.out_width))):
+        reached = (out - 1) * w.stride[i] + (w.kernel[i] - 1) * w.dilation[i] + 1
+        begin = w.padding[i]
+        around = (begin, max(reached - begin - size, 0))
+        sizes.append(size + sum(around))
+        if any(around):
+            indices[len(value.x.shape) - 2 + i] = np.pad(
+                np.arange(size), around, constant_values=-1
+            )
+    x: Any = Dequantized(value.x, Quantization(np.float32(1), value.x_zero_point))
+    if indices:
+        x = take(x, indices, 0, value.label, state)
+    count = x.shape[0]
+    parameters = [np.ones(count, np.float32), np.full(count, -1, np.int32).view(np.float32)]
+    scales, points = (
+        state.move(state.constant(p).view, new_tensor((count,), "float32"), value.label)
+        for p in parameters
+    )
+    windows = replace(w, height=sizes[0], width=sizes[1], padding=(0, 0))
+    return replace(value, x=x.tensor, windows=windows, rows=Rows(scales, points))
