@@ -163,8 +163,8 @@ def _writes_images(instruction: Instruction, images: int) -> bool:
     match instruction.kind:
         case "real_convolution" | "real_depthwise":
             n, _, _, _, height, width, *_ = instruction.parameters["windows"]
-            quantized = instruction.parameters.get("quantized")
-            return bool(n == images and height * width > 1 and quantized is None)
+            whole = instruction.parameters.get("quantized") is None
+            return bool(whole and n == images and height * width > 1)
         case "binary":
             outer, rows, _ = instruction.parameters["sizes"]
             return bool((outer * rows) % images == 0)
