@@ -14,6 +14,8 @@
 namespace nb = nanobind;
 using namespace intact;
 
+void bind_images(nb::class_<Program>& program);  // bindings_images.cpp
+
 namespace {
 
 using Counts = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>>;
@@ -372,15 +374,15 @@ NB_MODULE(_native, m) {
          nb::arg("extremes").none(), nb::arg("rows"), nb::arg("channels"), nb::arg("pixels"))
       .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
                         const Place& y, const std::array<std::size_t, 3>& a_strides,
-                        const std::array<std::size_t, 3>& b_strides, bool product,
+                        const std::array<std::size_t, 3>& b_strides, const std::string& operation,
                         const std::array<std::size_t, 3>& sizes,
                         const std::optional<ExtremesPlace>& extremes) {
         const Operand left{region(a), a_strides[0], a_strides[1], a_strides[2]};
         const Operand right{region(b), b_strides[0], b_strides[1], b_strides[2]};
-        p.add(make_binary(p, left, right, target(y), product, sizes[0], sizes[1], sizes[2],
+        p.add(make_binary(p, left, right, target(y), operation, sizes[0], sizes[1], sizes[2],
                           extremes_of(extremes)), label);
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
-         nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"), nb::arg("extremes").none())
+         nb::arg("b_strides"), nb::arg("operation"), nb::arg("sizes"), nb::arg("extremes").none())
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
                             const std::optional<QuantizedPlace>& quantized,
                             const std::optional<RowPlaces>& found, std::size_t rows,
@@ -396,11 +398,6 @@ NB_MODULE(_native, m) {
         p.add(make_softmax(p, region(x), target(y), rows, size, logarithm), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"),
          nb::arg("logarithm"))
-      .def("permute", [](Program& p, const std::string& label, const Strided& x, const Strided& y,
-                         const std::vector<std::size_t>& shape) {
-        target(std::get<0>(y));
-        p.add(make_permute(p, view(x), view(y), shape), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("shape"))
       .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
                            const Strided& v, const std::optional<Strided>& mask, const Strided& y,
                            const std::array<std::size_t, 6>& sizes, float scale,
@@ -413,4 +410,5 @@ NB_MODULE(_native, m) {
                              keys, width, v_width, scale, empty_is_zero), label);
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
          nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"));
+  bind_images(program);
 }

@@ -121,6 +121,14 @@ struct Product {
   std::int32_t zero_point;
 };
 
+// x = x_scale * (x - x_zero_point); x = x * factor + shift; x = x < 0 ? x * slope : x;
+// clamp(rne(x / scale)) + zero_point. factor, shift, slope: one per column.
+struct Channelwise {
+  const float *factor, *shift, *slope;
+  float x_scale, scale, low, high;
+  std::int32_t x_zero_point, zero_point;
+};
+
 // Where the windows of a convolution lie, for gathering them.
 struct Patches {
   std::size_t height, width, pixel;  // `pixel`: bytes from one pixel to the next
@@ -202,6 +210,19 @@ struct Kernels {
   void (*unary)(const Applied& function, float* y, std::size_t size);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
+  void (*sub_real)(const float* a, const float* b, float* y, std::size_t size);
+  void (*div_real)(const float* a, const float* b, float* y, std::size_t size);
+  // y = x * factor; y += x * factor, rounded one by one.
+  void (*scale_real)(const float* x, float factor, float* y, std::size_t size);
+  void (*add_scaled)(const float* x, float factor, float* y, std::size_t size);
+  // y[rows][columns]; the second takes float32, of which it has only factor, shift and slope.
+  void (*channelwise)(const std::uint8_t* x, std::size_t rows, std::size_t columns,
+                      const Channelwise& c, std::uint8_t* y);
+  void (*channelwise_real)(const float* x, std::size_t rows, std::size_t columns,
+                           const Channelwise& c, float* y);
+  // y = (x - zero_point) * scale.
+  void (*dequantize_bytes)(const std::uint8_t* x, std::size_t size, float scale,
+                           std::int32_t zero_point, float* y);
   void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
                    std::uint8_t* y);
   // Widens *least and *most, which hold zero.

@@ -3,6 +3,7 @@
 // The row of the table of kernels for the vectors V.
 
 #include "attention.hpp"
+#include "channelwise.hpp"
 #include "depthwise.hpp"
 #include "finish.hpp"
 #include "gemm.hpp"
@@ -60,6 +61,13 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .unary = unary<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,
+      .sub_real = sub_real<V>,
+      .div_real = div_real<V>,
+      .scale_real = scale_real<V>,
+      .add_scaled = add_scaled<V>,
+      .channelwise = channelwise<V>,
+      .channelwise_real = channelwise_real<V>,
+      .dequantize_bytes = dequantize_bytes<V>,
       .quantize = quantize<V>,
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,

@@ -103,10 +103,16 @@ class Function final : public Step {
 
 class Binary final : public Step {
  public:
-  Binary(const Program& program, const Operand& a, const Operand& b, Region y, bool product,
-         std::size_t outer, std::size_t rows, std::size_t columns, std::optional<Extremes> extremes)
-      : a_(a), b_(b), y_(y), product_(product), outer_(outer), rows_(rows), columns_(columns),
-        extremes_(extremes), k_(program.engine().kernels()) {
+  Binary(const Program& program, const Operand& a, const Operand& b, Region y,
+         const std::string& operation, std::size_t outer, std::size_t rows, std::size_t columns,
+         std::optional<Extremes> extremes)
+      : a_(a), b_(b), y_(y), outer_(outer), rows_(rows), columns_(columns), extremes_(extremes),
+        k_(program.engine().kernels()) {
+    kernel_ = operation == "Add"   ? k_.add_real
+              : operation == "Sub" ? k_.sub_real
+              : operation == "Mul" ? k_.mul_real
+                                   : k_.div_real;
+    require(kernel_ != k_.div_real || operation == "Div", "an operation is unknown");
     require(outer > 0 && rows > 0 && columns > 0, "a tensor is empty");
     program.check(y);
     require(y.bytes >= times(times(times(outer, rows), columns), sizeof(float)),
@@ -119,7 +125,8 @@ class Binary final : public Step {
                                (columns - 1) * operand.column_stride;
       require(operand.region.bytes / sizeof(float) > last, "a tensor is too small");
     }
-    single_ = a.column_stride == 0 || b.column_stride == 0;
+    single_[0] = a.column_stride == 0;
+    single_[1] = b.column_stride == 0;
     if (extremes_) extremes_->check(program, times(outer, rows));
   }
 
@@ -127,7 +134,6 @@ class Binary final : public Step {
     const auto* all_a = context.at<const float>(a_.region);
     const auto* all_b = context.at<const float>(b_.region);
     auto* y = context.at<float>(y_);
-    const auto kernel = product_ ? k_.mul_real : k_.add_real;
     if (extremes_) extremes_->clear(context);
     const std::size_t rows = outer_ * rows_, parts = jobs_of(columns_, 1);
     // Short rows several at a time, long ones in parts.
@@ -140,14 +146,7 @@ class Binary final : public Step {
         const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride + first * a_.column_stride;
         const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride + first * b_.column_stride;
         float* to = y + r * columns_ + first;
-        if (!single_) {
-          kernel(a, b, to, n);
-        } else {
-          for (std::size_t c = 0; c < n; ++c) {
-            const float p = a[c * a_.column_stride], q = b[c * b_.column_stride];
-            to[c] = product_ ? p * q : p + q;
-          }
-        }
+        combine(a, b, to, n);
         if (!extremes_) continue;
         float* found = extremes_->of(context, thread, r / (rows / extremes_->images));
         k_.extremes(to, n, &found[0], &found[1]);
@@ -156,10 +155,24 @@ class Binary final : public Step {
   }
 
  private:
+  static constexpr std::size_t kLine = 256;  // of a number that repeats
+
+  void combine(const float* a, const float* b, float* y, std::size_t n) const {
+    if (!single_[0] && !single_[1]) return kernel_(a, b, y, n);
+    float line[2][kLine];
+    if (single_[0]) std::fill_n(line[0], std::min(kLine, n), *a);
+    if (single_[1]) std::fill_n(line[1], std::min(kLine, n), *b);
+    for (std::size_t c = 0; c < n; c += kLine) {
+      kernel_(single_[0] ? line[0] : a + c, single_[1] ? line[1] : b + c, y + c,
+              std::min(kLine, n - c));
+    }
+  }
+
   Operand a_, b_;
   Region y_;
-  bool product_, single_;
+  bool single_[2];
   std::size_t outer_, rows_, columns_;
+  decltype(Kernels::add_real) kernel_;
   std::optional<Extremes> extremes_;
   const Kernels& k_;
 };
@@ -279,9 +292,10 @@ std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, 
 }
 
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
-                                  Region y, bool product, std::size_t outer, std::size_t rows,
-                                  std::size_t columns, std::optional<Extremes> extremes) {
-  return std::make_unique<Binary>(program, a, b, y, product, outer, rows, columns, extremes);
+                                  Region y, const std::string& operation, std::size_t outer,
+                                  std::size_t rows, std::size_t columns,
+                                  std::optional<Extremes> extremes) {
+  return std::make_unique<Binary>(program, a, b, y, operation, outer, rows, columns, extremes);
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,

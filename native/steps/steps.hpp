@@ -2,10 +2,12 @@
 
 // The steps of a program: one factory each, which checks what it is given against the program.
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "../program.hpp"
@@ -126,14 +128,16 @@ std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Regio
                                          const RowParameters& parameters,
                                          std::optional<Extremes> extremes, std::size_t rows,
                                          std::size_t channels, std::size_t pixels);
-// y = a + b or a * b; each is [outer][rows][columns], with 0 for a stride that repeats.
+// y = a + b, or with "Sub", "Mul" or "Div" for "Add"; each is [outer][rows][columns], with 0 for a
+// stride that repeats.
 struct Operand {
   Region region;
   std::size_t outer_stride, row_stride, column_stride;  // columns: 0 or 1
 };
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
-                                  Region y, bool product, std::size_t outer, std::size_t rows,
-                                  std::size_t columns, std::optional<Extremes> extremes);
+                                  Region y, const std::string& operation, std::size_t outer,
+                                  std::size_t rows, std::size_t columns,
+                                  std::optional<Extremes> extremes);
 // The uint8 of a float32 result, besides itself: by `scale` and `zero_point`, or by those of each row.
 struct Quantized {
   Region y;
@@ -157,14 +161,60 @@ struct View {
 };
 // Checks that every index below `shape` lies in the view.
 void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape);
-// y[...] = x[...] for all indices below `shape`.
-std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
-                                   std::vector<std::size_t> shape);
 // q, k, v, y and mask: strides of batch, head and position.
 std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
                                      const View& v, const std::optional<View>& mask,
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
                                      std::size_t v_width, float scale, bool empty_is_zero);
+
+// A place in a tensor, `offset` in values.
+struct Placed {
+  Region region;
+  std::size_t offset;
+};
+// For each index i below `count`: y's i * y_stride takes what lies at x's i * x_stride, or at
+// offsets[i] where there are offsets, of which -1 means the fill.
+struct MoveAxis {
+  std::size_t count, x_stride, y_stride;
+  std::vector<std::int64_t> offsets;
+};
+// Values of 1 or 4 bytes moved. table: looked up afterwards, the fill too; of 256 entries, or none.
+std::unique_ptr<Step> make_move(const Program& program, const Placed& x, const Placed& y,
+                                std::vector<MoveAxis> axes, std::size_t value_bytes,
+                                std::uint32_t fill, std::vector<std::uint8_t> table);
+// Of every channel; see Channelwise.
+struct ChannelNumbers {
+  std::vector<float> factor, shift, slope;
+};
+// uint8 [pixels, channels] to the same; float32 likewise, with a function behind it.
+std::unique_ptr<Step> make_channelwise(const Program& program, Region x, Region y,
+                                       std::size_t pixels, const ChannelNumbers& numbers,
+                                       const Channelwise& constants);
+std::unique_ptr<Step> make_real_channelwise(const Program& program, Region x, Region y,
+                                            std::size_t pixels, const ChannelNumbers& numbers,
+                                            std::optional<Applied> function);
+// What each value along an axis is mixed of: `count` indices and weights each.
+struct Taps {
+  std::size_t count;
+  std::vector<std::int64_t> index;
+  std::vector<float> weight;
+};
+struct Scaled {
+  float scale;
+  std::int32_t zero_point;
+};
+// NHWC images mixed along their height, then along their width; float32, or uint8 by `from` and
+// `to`. sizes: images, height, width, channels, and the new height and width.
+std::unique_ptr<Step> make_resample(const Program& program, Region x, Region y,
+                                    const std::array<std::size_t, 6>& sizes, Taps rows,
+                                    Taps columns, std::optional<Scaled> from,
+                                    std::optional<Scaled> to);
+// float32 functions that are computed one value at a time.
+std::unique_ptr<Step> make_map(const Program& program, Region x, Region y, std::size_t size,
+                               const std::string& function, float alpha);
+// float32 = table[uint8].
+std::unique_ptr<Step> make_lookup_floats(const Program& program, Region x, Region y,
+                                         std::size_t size, std::vector<float> table);
 
 }  // namespace intact

@@ -1,8 +1,5 @@
-// float32 tensors that are seen by strides: copies from one order to another, and attention.
+// Attention over float32 tensors that are seen by strides.
 
-#include <cstring>
-
-#include "rows.hpp"
 #include "steps.hpp"
 
 namespace intact {
@@ -21,44 +18,6 @@ void check_view(const Program& program, const View& view, const std::vector<std:
 }
 
 namespace {
-
-class Permute final : public Step {
- public:
-  Permute(const Program& program, const View& x, const View& y, std::vector<std::size_t> shape)
-      : x_(x), y_(y), shape_(std::move(shape)) {
-    require(!shape_.empty(), "a tensor is a scalar");
-    check_view(program, x, shape_);
-    check_view(program, y, shape_);
-    inner_ = shape_.back();
-    outer_ = 1;
-    for (std::size_t i = 0; i + 1 < shape_.size(); ++i) outer_ = times(outer_, shape_[i]);
-  }
-
-  void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_.region) + x_.offset;
-    auto* y = context.at<float>(y_.region) + y_.offset;
-    const std::size_t x_step = x_.strides.back(), y_step = y_.strides.back();
-    for_rows(context, outer_, inner_, [&](std::size_t r, std::size_t) {
-      std::size_t from = 0, to = 0, rest = r;
-      for (std::size_t i = shape_.size() - 1; i-- > 0;) {
-        const std::size_t index = rest % shape_[i];
-        rest /= shape_[i];
-        from += index * x_.strides[i];
-        to += index * y_.strides[i];
-      }
-      if (x_step == 1 && y_step == 1) {
-        std::memcpy(y + to, x + from, inner_ * sizeof(float));
-      } else {
-        for (std::size_t i = 0; i < inner_; ++i) y[to + i * y_step] = x[from + i * x_step];
-      }
-    });
-  }
-
- private:
-  View x_, y_;
-  std::vector<std::size_t> shape_;
-  std::size_t inner_, outer_;
-};
 
 class AttentionStep final : public Step {
  public:
@@ -121,11 +80,6 @@ class AttentionStep final : public Step {
 };
 
 }  // namespace
-
-std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
-                                   std::vector<std::size_t> shape) {
-  return std::make_unique<Permute>(program, x, y, std::move(shape));
-}
 
 std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
                                      const View& v, const std::optional<View>& mask,

@@ -106,6 +106,9 @@ def test_depthwise(
     result = graph.quantized("c", y)
     expected = dequantize(arithmetic.conv(x_q, x, w_q, w, b_q, y, **attributes), y)
     assert_same(graph.run([result], isa, count)[0], expected)
+    graph.nodes = graph.nodes[:-2]  # and without the end: float32
+    real = arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes)
+    assert_same(graph.run(["c"], isa, count)[0], real)
 
 
 @each_isa

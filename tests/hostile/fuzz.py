@@ -11,6 +11,7 @@ import argparse
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,6 +32,8 @@ def seeds() -> Iterator[Seed]:
     yield _dynamic()
     yield _attention()
     yield _recurrent()
+    yield _images()
+    yield _images_in_floats()
 
 
 def _convolutional() -> Seed:
@@ -74,6 +77,60 @@ def _dynamic() -> Seed:
     graph.node("Mul", ["p", graph.node("Sigmoid", ["g"], "s")], "y")
     graph.node("Flatten", ["y"], "out")
     return graph.proto(["out"]), graph.inputs
+
+
+def _images() -> Seed:
+    rng, graph = np.random.default_rng(3), Graph()
+    q = qparams(0.05, 120)
+    graph.activation("x", *activation(rng, (2, 8, 5, 6)))
+    names = ["x_dq"]
+
+    def then(op_type: str, *constants: Array, **attributes: Any) -> None:
+        label = f"n{len(graph.nodes)}"
+        extra = [
+            graph.constant(f"{label}_{i}", c) if c.size else "" for i, c in enumerate(constants)
+        ]
+        graph.node(op_type, [names[-1], *extra], label, **attributes)
+        names.append(graph.quantized(label, q))
+
+    nothing, per_channel = np.zeros(0), np.linspace(0.5, 2, 8, dtype=np.float32)
+    then("Reshape", np.array([2, 2, 4, 5, 6]))
+    then("Transpose", perm=[0, 2, 1, 3, 4])
+    then("Reshape", np.array([2, 8, 5, 6]))
+    then("BatchNormalization", *[per_channel] * 4)
+    then("PRelu", per_channel.reshape(8, 1, 1))
+    then("Resize", nothing, np.array([1, 1, 2, 1.5], np.float32), mode="linear")
+    then("Resize", nothing, np.array([1, 1, 0.5, 1], np.float32))
+    then("Pad", np.array([0, 0, 1, 0, 0, 0, 0, 2]), mode="reflect")
+    then("Slice", np.array([1]), np.array([6]), np.array([2]), np.array([2]))
+    w = graph.weight("w", *weight(rng, (8, 5, 3, 2), 1))
+    graph.node("ConvTranspose", [names[-1], w], "t", strides=[2, 1], pads=[1, 0, 0, 1])
+    t = graph.quantized("t", qparams(0.3, 100))
+    graph.node("Exp", [graph.node("Sub", [t, t], "d")], "e")
+    graph.node("Concat", [graph.quantized("e", q), t], "joined", axis=2)
+    graph.node(
+        "ReduceMax", [graph.quantized("joined", q), graph.constant("axes", np.array([1]))], "y"
+    )
+    return graph.proto(["y"]), graph.inputs
+
+
+def _images_in_floats() -> Seed:
+    rng, graph = np.random.default_rng(4), Graph()
+    x = graph.input("x", rng.standard_normal((2, 6, 4, 5)).astype(np.float32))
+    per_channel = graph.constant("p", np.linspace(0.5, 2, 6, dtype=np.float32))
+    graph.node("BatchNormalization", [x, *[per_channel] * 4], "n")
+    graph.node("Resize", ["n", "", graph.constant("s", np.array([1, 1, 2, 2], np.float32))], "r",
+               mode="cubic")  # fmt: skip
+    w = weight(rng, (6, 4, 4, 4), None)[0]
+    scale = np.full(8, 0.01, np.float32)
+    dynamic_call(
+        graph, "DynamicConvTranspose", "r", w, scale, axes=[1, 2, 3], strides=[2, 2],
+        dilations=[1, 1], group=2, pads=[1, 1, 1, 1], output_padding=[0, 1],
+    )  # fmt: skip
+    graph.node("Pad", ["product", graph.constant("pads", np.array([0, 1, 0, 0, 0, 0, -1, 2]))], "d")
+    graph.node("Div", ["d", graph.constant("k", np.full((9, 1, 1), 3, np.float32))], "q")
+    graph.node("Sqrt", [graph.node("Pow", ["q", graph.constant("two", np.float32(2))], "sq")], "y")
+    return graph.proto(["y"]), graph.inputs
 
 
 def _attention() -> Seed:

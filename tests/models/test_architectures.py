@@ -1,6 +1,7 @@
 """Every architecture that users bring: captured and quantized both ways, and still itself."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import intact
+from intact.core.native import native
 from intact.evaluate.fidelity import sqnr_db
 from intact.run.model import FloatModel
 
@@ -33,10 +35,28 @@ def built(name: str) -> torch.nn.Module:
     return model.eval()
 
 
+# Sums of two quantized tensors are rounded once here and twice in ONNX Runtime.
+RUNTIMES_AGREE_DB = 30
+
+
+def check_engine(quantized: intact.QuantizedModel, feeds: Any) -> None:
+    """intact's engine runs the whole model, and ONNX Runtime's results are the same."""
+    if native is None:
+        return
+    found = quantized.run(feeds)
+    assert quantized.runtime == "native", quantized.session.refusal
+    other = intact.QuantizedModel(quantized.content, runtime="onnxruntime").run(feeds)
+    for ours, theirs in zip(found, other, strict=True):
+        assert sqnr_db(theirs, ours) > RUNTIMES_AGREE_DB
+
+
 def check(
-    prepared: intact.Prepared, test: Any, floor_db: float, integer: int
+    prepared: intact.Prepared, test: Any, floor_db: float, integer: int, engine: bool = False
 ) -> dict[str, intact.QuantizedModel]:
-    """Both modes keep the outputs within the floor and quantize `integer` operators or more."""
+    """Both modes keep the outputs within the floor and quantize `integer` operators or more.
+
+    engine: whether intact's engine has to run them.
+    """
     exact = FloatModel(prepared.graph, prepared.signature)
     feeds = prepared.signature.bind_batch(test)
     expected = exact.run(feeds)[0]
@@ -46,6 +66,8 @@ def check(
         assert sqnr_db(expected, quantized.run(feeds)[0]) > floor_db, mode
         chosen = [d for d in quantized.decisions.values() if d["weights"] and d["mode"] != "float"]
         assert len(chosen) >= integer, mode
+        if engine:
+            check_engine(quantized, feeds)
         models[mode] = quantized
     return models
 
@@ -56,8 +78,71 @@ def test_torchvision(name: str) -> None:
     prepared = intact.prepare(model, torch.randn(1, 3, size, size))
     prepared.calibrate([torch.randn(4, 3, size, size) for _ in range(2)])
     weighted = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
-    models = check(prepared, torch.randn(3, 3, size, size), 20, len(weighted))
+    convolutional = name not in ("swin_t", "vit_b_16")
+    test = torch.randn(3, 3, size, size)
+    models = check(prepared, test, 20, len(weighted), engine=convolutional)
     assert models["static"].size < 0.32 * models["static"].float_bytes
+
+
+def block(inputs: int, outputs: int) -> torch.nn.Sequential:
+    convolution = torch.nn.Conv2d(inputs, outputs, 3, padding=1)
+    return torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(outputs), torch.nn.ReLU())
+
+
+class UNet(torch.nn.Module):
+    """Down twice and up twice, with the finer features beside the coarser ones.
+
+    up: "transpose" for transposed convolutions, or a mode of torch's `interpolate`.
+    """
+
+    def __init__(self, up: str) -> None:
+        super().__init__()
+        self.up_mode = up
+        self.fine, self.middle, self.coarse = block(3, 16), block(16, 24), block(24, 32)
+        if up == "transpose":
+            self.up = torch.nn.ModuleList(
+                [torch.nn.ConvTranspose2d(32, 24, 2, 2), torch.nn.ConvTranspose2d(24, 16, 4, 2, 1)]
+            )
+        else:
+            self.up = torch.nn.ModuleList([torch.nn.Conv2d(32, 24, 1), torch.nn.Conv2d(24, 16, 1)])
+        self.merge = torch.nn.ModuleList([block(48, 24), block(32, 16)])
+        self.head = torch.nn.Conv2d(16, 4, 1)
+
+    def upward(self, x: torch.Tensor, step: int) -> torch.Tensor:
+        x = self.up[step](x)
+        if self.up_mode == "transpose":
+            return x
+        return torch.nn.functional.interpolate(x, scale_factor=2, mode=self.up_mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fine = self.fine(x)
+        middle = self.middle(torch.nn.functional.max_pool2d(fine, 2))
+        coarse = self.coarse(torch.nn.functional.max_pool2d(middle, 2))
+        x = self.merge[0](torch.cat([self.upward(coarse, 0), middle], 1))
+        x = self.merge[1](torch.cat([self.upward(x, 1), fine], 1))
+        result: torch.Tensor = self.head(x)
+        return result
+
+
+@pytest.mark.parametrize("up", ["transpose", "nearest", "bilinear"])
+def test_segmentation(up: str) -> None:
+    torch.manual_seed(0)
+    prepared = intact.prepare(UNet(up).eval(), torch.randn(1, 3, 32, 32))
+    prepared.calibrate([torch.randn(4, 3, 32, 32) for _ in range(4)])
+    check(prepared, torch.randn(3, 3, 32, 32), 20, 8, engine=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("rfb320_face", (1, 3, 240, 320)), ("resnet20_cifar10", (2, 3, 32, 32))]
+)
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_downloaded_models(shared: Path, name: str, shape: tuple[int, ...], mode: Any) -> None:
+    rng = np.random.default_rng(0)
+    prepared = intact.prepare(shared / "models" / f"{name}.onnx")
+    (image,) = prepared.signature.example()
+    batches = [{image: rng.standard_normal(shape).astype(np.float32)} for _ in range(3)]
+    prepared.calibrate(batches[:2])
+    check_engine(intact.convert(prepared, mode=mode), batches[2])
 
 
 def text_batch(size: int, length: int, vocabulary: int) -> dict[str, torch.Tensor]:

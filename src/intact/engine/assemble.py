@@ -120,9 +120,6 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             if arguments["quantized"] is not None:
                 arguments["quantized"] = (written[1], *arguments["quantized"])
             arguments["found"] = (written[2], written[3]) if len(written) > 2 else None
-        case "permute":
-            for key, place in (("x", places[0]), ("y", written[0])):
-                arguments[key] = (place, *arguments.pop(f"{key}_view"))
         case "recurrence":
             del arguments["y"]
             arguments["directions"] = [_direction(d, weights) for d in arguments["directions"]]

@@ -3,16 +3,25 @@
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from intact.core.arithmetic import table
-from intact.core.qparams import QParams
+from intact.engine.arrange import dequantize, join, lookup_table, plain
+from intact.engine.images import (
+    channelwise,
+    gate,
+    join_integers,
+    lookup_floats,
+    real_binary,
+    real_channelwise,
+    resample,
+    spread,
+    with_rows,
+)
 from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
+    Channelwise,
     Constant,
     Dequantized,
     Function,
@@ -21,7 +30,10 @@ from intact.engine.values import (
     Maximum,
     Mean,
     Product,
+    Resampled,
     Scaled,
+    Seen,
+    Spread,
     Stored,
     Sum,
     Value,
@@ -40,48 +52,48 @@ def quantize(value: Value, to: Quantization, images: bool, label: str, state: St
             return tensor
         case Dequantized(tensor, quantization):
             y = new_tensor(tensor.shape, "uint8", tensor.images)
-            return _copy(state, label, tensor, y, _table(lambda x: x, quantization, to))
+            return _copy(state, label, tensor, y, lookup_table(lambda x: x, quantization, to))
         case Product() if value.integer:
             return _integer_product(value, to, state)
-        case Product() if not value.images or images:
+        case Product() if (not value.images or images) and not _is_depthwise(value):
             return _real_product(value, to, state)
         case Function(x=Dequantized(tensor, quantization)):
             y = new_tensor(tensor.shape, "uint8", tensor.images)
-            return _copy(state, value.label, tensor, y, _table(value.function, quantization, to))
-        case Sum(sum_label, a, b):
+            return _copy(
+                state, value.label, tensor, y, lookup_table(value.function, quantization, to)
+            )
+        case Sum(sum_label, a, b, sign):
             y = new_tensor(value.shape, "uint8", a.tensor.images)
-            scales = tuple(map(float, (a.quantization.scale, b.quantization.scale, to.scale)))
+            a_scale, b_scale = float(a.quantization.scale), float(b.quantization.scale)
             return state.add(
-                "add", sum_label, y, (a.tensor, b.tensor), size=y.size, scales=scales,
+                "add", sum_label, y, (a.tensor, b.tensor), size=y.size,
+                scales=(a_scale, sign * b_scale, float(to.scale)),
                 zero_points=(a.quantization.zero_point, b.quantization.zero_point),
                 clamp=to.clamp(value.low, value.high),
             )  # fmt: skip
-        case Gated(gate_label, a, gate):
-            y = new_tensor(value.shape, "uint8", a.tensor.images)
-            return state.add(
-                "gate", gate_label, y, (a.tensor, gate.tensor), images=a.shape[0],
-                channels=a.shape[1], pixels=a.tensor.size // (a.shape[0] * a.shape[1]),
-                zero_points=(a.quantization.zero_point, gate.quantization.zero_point),
-                scale=float(a.quantization.scale * gate.quantization.scale / to.scale),
-                clamp=to.clamp(),
-            )  # fmt: skip
+        case Gated():
+            return gate(value, to, state)
         case Mean(x=Dequantized() as x):
             return _mean(value, x, to, state)
         case Maximum(pool_label, Dequantized() as x, windows):
             y = new_tensor(value.shape, "uint8", True)
-            entries = None if x.quantization == to else _table(lambda v: v, x.quantization, to)
+            entries = (
+                None if x.quantization == to else lookup_table(lambda v: v, x.quantization, to)
+            )
             return state.add(
                 "max_pool", pool_label, y, (x.tensor,), windows=windows.sizes, table=entries
             )
-        case Joined(join_label, parts):
-            y = new_tensor(value.shape, "uint8", True)
-            offset = 0
-            for part in parts:
-                same = part.quantization == to
-                entries = None if same else _table(lambda v: v, part.quantization, to)
-                _copy(state, join_label, part.tensor, y, entries, offset)
-                offset += part.shape[1]
-            return y
+        case Spread():
+            return spread(value, quantize(value.product, to, True, label, state), state)
+        case Channelwise(x=Dequantized()) if value.function is None:
+            return channelwise(value, to, state)
+        case Resampled():
+            return resample(value, to, state)
+        case Seen(_, quantization):
+            whole = plain(value, images, label, state)
+            return quantize(whole, to, images, label, state)
+        case Joined():
+            return join_integers(value, to, images, state)
     return _quantize_stored(realize(value, state), to, images, label, state)
 
 
@@ -103,6 +115,11 @@ def realize(value: Value | None, state: State) -> Stored:
             windows = value.windows.sizes
             state.add("real_pool", value.label, y, (tensor,), windows=windows, counts=counts)
             return Stored.of(y)
+        case Function(x=Dequantized() as x):
+            return lookup_floats(value, x, state)
+        case Maximum(label, Dequantized(_, quantization)):
+            largest = quantize(value, quantization, True, label, state)
+            return realize(Dequantized(largest, quantization), state)
         case Function(label, Stored() as x, op_type):
             tensor = _as_it_lies(x, label, state)
             y = new_tensor(tensor.shape, "float32", tensor.images)
@@ -114,12 +131,24 @@ def realize(value: Value | None, state: State) -> Stored:
             y = new_tensor(tensor.shape, "float32", tensor.images)
             number = state.constant(np.full(1, factor, np.float32)).tensor
             state.add(
-                "binary", "scale", y, (tensor, number), product=True, a_strides=(0, 0, 1),
+                "binary", "scale", y, (tensor, number), operation="Mul", a_strides=(0, 0, 1),
                 b_strides=(0, 0, 0), sizes=(1, 1, y.size), extremes=None,
             )  # fmt: skip
             return Stored.of(y)
-        case Dequantized(tensor, quantization):
-            return Stored.of(_dequantize(tensor, quantization, state))
+        case Dequantized():
+            return Stored.of(dequantize(value, value.tensor.images, state))
+        case Seen():
+            return realize(plain(value, len(value.shape) == 4, "layout", state), state)
+        case Spread():
+            return Stored.of(spread(value, _real_product(value.product, None, state), state))
+        case Channelwise():
+            return real_channelwise(value, state)
+        case Resampled():
+            return Stored.of(resample(value, None, state))
+        case Joined(label, parts, axis):
+            return join([realize(part, state) for part in parts], axis, label, state)
+        case Sum() | Gated():
+            return real_binary(value, state)
     raise Unsupported(f"{type(value).__name__.lower()} as floats")
 
 
@@ -127,17 +156,6 @@ def _as_it_lies(x: Stored, label: str, state: State) -> Tensor:
     """x where it lies, if that is in either order without gaps; else copied."""
     as_images = Stored.of(Tensor(x.tensor.storage, x.shape, "float32", len(x.shape) > 2))
     return state.images(x, label) if x.lies_as(as_images) else state.contiguous(x, label)
-
-
-def _dequantize(tensor: Tensor, quantization: Quantization, state: State) -> Tensor:
-    """In the order of the graph: [N, C, H, W]."""
-    y = new_tensor(tensor.shape, "float32")
-    images, channels = tensor.shape[:2] if tensor.images else (1, 1)
-    return state.add(
-        "dequantize", "output", y, (tensor,), images=images, channels=channels,
-        pixels=tensor.size // (images * channels), scale=float(quantization.scale),
-        zero_point=quantization.zero_point,
-    )  # fmt: skip
 
 
 def _quantize_stored(x: Stored, to: Quantization, images: bool, label: str, state: State) -> Tensor:
@@ -155,27 +173,13 @@ def _quantize_stored(x: Stored, to: Quantization, images: bool, label: str, stat
     )  # fmt: skip
 
 
-def _table(function: Any, x: Quantization, y: Quantization) -> NDArray[np.uint8]:
-    parameters = [
-        QParams(np.asarray(q.scale), np.asarray(q.zero_point, np.int32), "uint8") for q in (x, y)
-    ]
-    return np.asarray(table(function, *parameters), np.uint8)
-
-
 def _copy(
-    state: State,
-    label: str,
-    x: Tensor,
-    y: Tensor,
-    entries: NDArray[np.uint8] | None,
-    offset: int = 0,
+    state: State, label: str, x: Tensor, y: Tensor, entries: NDArray[np.uint8] | None
 ) -> Tensor:
-    """x, looked up, as the channels of y from `offset` on."""
-    columns = x.shape[1] if x.images else x.size
-    width = y.shape[1] if y.images else y.size
+    """x, looked up."""
     return state.add(
-        "copy", label, y, (x,), rows=x.size // columns, x_stride=columns, x_offset=0,
-        columns=columns, y_stride=width, y_offset=offset, table=entries,
+        "copy", label, y, (x,), rows=1, x_stride=x.size, x_offset=0, columns=x.size,
+        y_stride=x.size, y_offset=0, table=entries,
     )  # fmt: skip
 
 
@@ -206,7 +210,15 @@ def _integer_product(value: Product, to: Quantization, state: State) -> Tensor:
     return state.add("convolution", value.label, y, (value.x,), weights=value.weights, **shared)
 
 
+def _is_depthwise(value: Product) -> bool:
+    groups, _, columns = value.weights.shape
+    return bool(groups == value.windows.channels > 1 and columns == 1)
+
+
 def _real_product(value: Product, to: Quantization | None, state: State) -> Tensor:
+    bias = _folded_bias(value)
+    if to is None and not value.rows and _is_depthwise(value):
+        value = with_rows(value, state)
     if value.clamps:
         if value.function or value.other or value.shift is not None:
             raise Unsupported(f"'{value.label}': a clamp before a float bias")
@@ -221,13 +233,13 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
         inputs.append(value.other)
     shift = None if value.shift is None else np.ascontiguousarray(value.shift, np.float32)
     shared = {
-        "windows": value.windows.sizes, "name": value.name, "bias": _folded_bias(value),
+        "windows": value.windows.sizes, "name": value.name, "bias": bias,
         "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
         "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds,
         "extremes": None,
     }  # fmt: skip
-    groups, depth, columns = value.weights.shape
-    if value.rows and to is None and groups == value.windows.channels > 1 and columns == 1:
+    groups, depth, _ = value.weights.shape
+    if value.rows and to is None and _is_depthwise(value):
         weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
         return state.add("real_depthwise", value.label, y, inputs, weights=weights, **shared)
     return state.add(

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf, prod
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 __all__ = [
+    "PACKED_AS",
     "Instruction",
     "Quantization",
     "Storage",
@@ -17,6 +18,11 @@ __all__ = [
     "new_tensor",
     "row_major",
 ]
+
+
+# In an instruction's `name`: between a stored weight's name and how it is packed, where that
+# depends on more than the weight.
+PACKED_AS: Final = " packed as "
 
 
 class Unsupported(Exception):
@@ -54,6 +60,15 @@ class Tensor:
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """From index to index of each axis, in values."""
+        if not self.images:
+            return row_major(self.shape)
+        n, c, *spatial = self.shape
+        outer, *inner, last = row_major((n, *spatial, c))
+        return (outer, last, *inner)
 
     def __str__(self) -> str:
         return f"%{self.storage.number}: {self.dtype}[{', '.join(map(str, self.shape))}]"

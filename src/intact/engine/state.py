@@ -1,6 +1,6 @@
 """What is collected while a graph is lowered, and how values get into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from intact.engine.program import Instruction, Storage, Tensor, Unsupported, new_tensor
 from intact.engine.values import Rows, Stored
+from intact.engine.view import Digits, View, walk
 
 __all__ = ["State", "reshaped"]
 
@@ -20,12 +21,13 @@ class State:
 
     constants: arrays that the program reads as inputs, behind those of the model.
     inputs: the number of the model's inputs.
+    plain: copies of integers in the order that readers want, by where they lay.
     """
 
     inputs: int
     program: list[Instruction] = field(default_factory=list)
     constants: list[tuple[Tensor, NDArray[np.float32]]] = field(default_factory=list)
-    _copies: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    plain: dict[tuple[Storage, tuple[Digits, ...], int, bool], Tensor] = field(default_factory=dict)
     _rows: dict[tuple[Storage, int, bool], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(
@@ -54,21 +56,31 @@ class State:
         target = Stored.of(wanted)
         if x.lies_as(target):
             return Tensor(x.tensor.storage, wanted.shape, "float32", wanted.images)
-        key = (x.tensor.storage, x.shape, x.strides, x.offset, wanted.images)
-        if key not in self._copies:
-            self.copy(x, wanted, target.strides, 0, label)
-            self._copies[key] = wanted
-        return self._copies[key]
+        return self.move(x.view, wanted, label)
 
-    def copy(self, x: Stored, y: Tensor, strides: tuple[int, ...], offset: int, label: str) -> None:
-        """Copy the values to a tensor in which they lie with other strides."""
-        axes = [i for i, n in enumerate(x.shape) if n > 1] or [len(x.shape) - 1]
-        # The axis that is adjacent at the target is walked last.
-        axes.sort(key=lambda i: -strides[i])
-        self.add(
-            "permute", label, y, (x.tensor,), shape=tuple(x.shape[i] for i in axes),
-            x_view=(x.offset, tuple(x.strides[i] for i in axes)),
-            y_view=(offset, tuple(strides[i] for i in axes)),
+    def move(
+        self,
+        x: View,
+        y: Tensor,
+        label: str,
+        *,
+        offset: int = 0,
+        strides: tuple[int, ...] | None = None,
+        indices: Mapping[int, NDArray[np.int64]] | None = None,
+        fill: int = 0,
+        table: NDArray[np.uint8] | None = None,
+    ) -> Tensor:
+        """Copy x to y, from `offset` on; y.
+
+        strides: of y, as x has its axes; those of y itself if not given.
+        indices: axis -> which index of x each index of y takes; -1 for the fill.
+        fill: the bits of a value of x. table: what becomes of each uint8.
+        """
+        axes = walk(x, strides or y.strides, indices or {})
+        return self.add(
+            "move", label, y, (x.tensor,), x_offset=x.offset, y_offset=offset, fill=fill,
+            axes=tuple((a.count, a.x_stride, a.y_stride) for a in axes), table=table,
+            offsets=[a.offsets for a in axes], value_bytes=1 if y.dtype == "uint8" else 4,
         )  # fmt: skip
 
     def quantized_rows(

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intact.core.qparams import Dtype, QParams, dequantize
-from intact.engine.program import Quantization, Tensor, Windows, row_major
+from intact.engine.program import Quantization, Tensor, Windows
+from intact.engine.view import View
 
 __all__ = [
+    "Channelwise",
     "Constant",
     "Dequantized",
     "Direction",
@@ -30,12 +32,16 @@ __all__ = [
     "Opaque",
     "Probabilities",
     "Product",
+    "Resampled",
     "Rows",
     "Scaled",
     "Scores",
+    "Seen",
+    "Spread",
     "Stored",
     "Sum",
     "Value",
+    "spread_columns",
 ]
 
 
@@ -95,11 +101,18 @@ class Stored(Value):
     @staticmethod
     def of(tensor: Tensor) -> "Stored":
         """The tensor as it lies in memory."""
-        if not tensor.images:
-            return Stored(tensor, tensor.shape, row_major(tensor.shape))
-        n, c, *spatial = tensor.shape
-        outer, *inner, last = row_major((n, *spatial, c))
-        return Stored(tensor, tensor.shape, (outer, last, *inner))
+        return Stored(tensor, tensor.shape, tensor.strides)
+
+    @property
+    def lies_as_images(self) -> bool:
+        """Whether these are images with their channels last, from the beginning on."""
+        images = Tensor(self.tensor.storage, self.shape, "float32", len(self.shape) > 2)
+        return images.images and self.lies_as(Stored.of(images))
+
+    @property
+    def view(self) -> View:
+        pairs = zip(self.shape, self.strides, strict=True)
+        return View(self.tensor, tuple(((n, s),) for n, s in pairs), self.offset)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,6 +134,22 @@ class Dequantized(Value):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
+
+    @property
+    def view(self) -> View:
+        return View.of(self.tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen(Value):
+    """uint8 in memory that its reader has to see, or to copy, in another order."""
+
+    view: View
+    quantization: Quantization
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.view.shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +242,49 @@ class Function(Value):
 
 
 @dataclass(frozen=True, eq=False)
+class Spread(Value):
+    """A product's columns spread over the pixels of its image: a transposed convolution.
+
+    product: [N, groups * phases * channels of a group, H, W].
+    stride: how many rows and columns of the result each pixel becomes; the phases are as many.
+    padding: rows and columns that the result leaves out at the beginning.
+    """
+
+    product: Product
+    groups: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    out_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.out_shape
+
+    def columns(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Of numbers for each channel of the result, those for each column of the product."""
+        return spread_columns(values, self.groups, self.stride)
+
+    def clamped(self, low: float, high: float) -> "Spread":
+        return replace(self, product=self.product.clamped(low, high))
+
+
+def spread_columns(values: NDArray[Any], groups: int, stride: tuple[int, int]) -> NDArray[Any]:
+    """A number for each channel, repeated for every phase of its group."""
+    phases = stride[0] * stride[1]
+    grouped = values.reshape(groups, 1, -1)
+    return np.ascontiguousarray(
+        np.broadcast_to(grouped, (groups, phases, grouped.shape[2]))
+    ).reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
 class Sum(Value):
-    """a + b of one shape."""
+    """a + sign * b of one shape."""
 
     label: str
     a: Dequantized
     b: Dequantized
+    sign: float = 1.0
     low: float = -inf
     high: float = inf
 
@@ -232,7 +298,7 @@ class Sum(Value):
 
 @dataclass(frozen=True, eq=False)
 class Gated(Value):
-    """a times a value for each image and channel."""
+    """a times b: of the same shape, or a value of b for each image and channel."""
 
     label: str
     a: Dequantized
@@ -241,6 +307,49 @@ class Gated(Value):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.a.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Channelwise(Value):
+    """x * factor + shift, and that times slope where it is negative.
+
+    factor, shift, slope: float32, one number for each channel; channels lie last in memory.
+    low, high: clamped then. function: applied then, of floats alone.
+    """
+
+    label: str
+    x: Dequantized | Stored
+    factor: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    slope: NDArray[np.float32]
+    low: float = -inf
+    high: float = inf
+    function: tuple[str, float, float] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+    def clamped(self, low: float, high: float) -> "Channelwise":
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled(Value):
+    """Pixels mixed of their neighbours, along the height and then along the width.
+
+    rows, columns: indices and weights, each [values, taps].
+    """
+
+    label: str
+    x: Dequantized | Stored
+    rows: tuple[NDArray[np.int64], NDArray[np.float32]]
+    columns: tuple[NDArray[np.int64], NDArray[np.float32]]
+    out_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.out_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,16 +383,17 @@ class Maximum(Value):
 
 @dataclass(frozen=True, eq=False)
 class Joined(Value):
-    """Parts one after another along the channels."""
+    """Parts one after another along an axis."""
 
     label: str
-    parts: tuple[Dequantized, ...]
+    parts: tuple[Dequantized | Seen, ...]
+    axis: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first, *rest = self.parts
-        channels = first.shape[1] + sum(part.shape[1] for part in rest)
-        return (first.shape[0], channels, *first.shape[2:])
+        size = sum(part.shape[self.axis] for part in self.parts)
+        first = self.parts[0].shape
+        return (*first[: self.axis], size, *first[self.axis + 1 :])
 
 
 @dataclass(frozen=True, eq=False)

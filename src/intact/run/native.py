@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from intact.core.errors import IntactError, RuntimeUnavailable
 from intact.core.machine import cores
 from intact.engine.compile import Executable, Model
+from intact.engine.program import PACKED_AS
 from intact.run.onnxruntime import Session
 
 __all__ = ["NativeSession"]
@@ -57,7 +58,10 @@ class NativeSession:
     def products(self, feeds: Feeds) -> dict[str, tuple[str, bool]]:
         """Name of a stored weight -> the instruction that reads it, and whether that is int8."""
         return {
-            str(instruction.parameters["name"]): (instruction.kind, instruction.kind in _INTEGER)
+            str(instruction.parameters["name"]).split(PACKED_AS)[0]: (
+                instruction.kind,
+                instruction.kind in _INTEGER,
+            )
             for instruction in self.executable(feeds).instructions
             if "name" in instruction.parameters
         }

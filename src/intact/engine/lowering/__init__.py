@@ -18,18 +18,35 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from intact.engine.arrange import dequantize, plain
 from intact.engine.finish import realize
-from intact.engine.lowering import attention, pointwise, pools, products, recurrent, views
+from intact.engine.lowering import (
+    attention,
+    channels,
+    moves,
+    pointwise,
+    pools,
+    products,
+    recurrent,
+    resize,
+    transposed,
+    views,
+)
 from intact.engine.lowering.common import Lowering, attribute, fold
 from intact.engine.program import Tensor, Unsupported
 from intact.engine.state import State
 from intact.engine.values import (
+    Channelwise,
     Constant,
+    Dequantized,
     Function,
     Maximum,
     Mean,
     Opaque,
     Product,
+    Resampled,
+    Seen,
+    Spread,
     Stored,
     Value,
 )
@@ -41,12 +58,25 @@ _FAULTS: Final = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError
 )  # fmt: skip
 
+# Readers that take integers in any order.
+_MOVERS: Final = frozenset(
+    {
+        "Concat", "DepthToSpace", "DequantizeLinear", "Expand", "Flatten", "Gather",
+        "GatherElements", "GatherND", "Identity", "Pad", "QuantizeLinear", "Reshape", "Resize",
+        "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+
 LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
     **products.LOWERINGS,
     **pointwise.LOWERINGS,
     **pools.LOWERINGS,
     **views.LOWERINGS,
     **recurrent.LOWERINGS,
+    **moves.LOWERINGS,
+    **resize.LOWERINGS,
+    **transposed.LOWERINGS,
+    **channels.LOWERINGS,
     **attention.LOWERINGS,
 }
 
@@ -108,12 +138,29 @@ def _lower_node(
         if lowering is None:
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise Unsupported(f"operator '{node.name}' is a {kind}")
-        lowered = lowering(node, read, state)
+        lowered = lowering(node, [_arranged(node, value, read, state) for value in read], state)
         results = lowered if isinstance(lowered, list) else [lowered]
     for output, value in zip(node.outputs, results, strict=False):
         if len(output.uses()) > 1 and _costs(value) and not _is_swish(value, output):
             value = realize(value, state)
         values[str(output.name)] = value
+
+
+def _arranged(
+    node: ir.Node, value: Value | None, read: list[Value | None], state: State
+) -> Value | None:
+    """The value in the order in which the operator takes integers."""
+    if not isinstance(value, (Dequantized, Seen)) or node.op_type in _MOVERS:
+        return value
+    if node.op_type in products.IMAGE_READERS:
+        return plain(value, True, str(node.name), state)
+    if node.op_type in products.ROW_READERS:
+        return plain(value, False, str(node.name), state)
+    if isinstance(value, Dequantized):
+        return value
+    others = [other for other in read if isinstance(other, Dequantized)]
+    images = any(x.tensor.images for x in others) if others else len(value.shape) == 4
+    return plain(value, images, str(node.name), state)
 
 
 def _costs(value: Value) -> bool:
@@ -123,7 +170,11 @@ def _costs(value: Value) -> bool:
             return not value.integer
         case Function(x=Stored()):
             return value.op_type != "Sigmoid"  # which only Swish reads twice
-        case Mean(x=Stored()) | Maximum(x=Stored()):
+        case Spread():
+            return not value.product.integer
+        case (
+            Channelwise(x=Stored()) | Maximum(x=Stored()) | Mean(x=Stored()) | Resampled(x=Stored())
+        ):
             return True
     return False
 
@@ -154,13 +205,16 @@ def _outputs(
         name = str(output.name)
         if name not in values:
             raise Unsupported(absent.get(name, f"output '{name}' is not computed"))
-        stored = realize(values[name], state)
+        value = values[name]
+        if isinstance(value, Dequantized):
+            value = Stored.of(dequantize(value, False, state))
+        stored = realize(value, state)
         tensor = state.contiguous(stored, name)
         shared = any(tensor.storage is result.storage for result in results)
         part = tensor.storage.bytes != 4 * tensor.size
         if tensor.storage.place is not None or shared or part:
             copy = Tensor(type(tensor.storage)(tensor.size * 4), tensor.shape, "float32")
-            state.copy(stored, copy, Stored.of(copy).strides, 0, name)
+            state.move(Stored.of(tensor).view, copy, name)
             tensor = copy
         results.append(tensor)
     return results

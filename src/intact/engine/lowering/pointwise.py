@@ -1,28 +1,34 @@
 """Operators that work value by value."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import inf, prod
+from math import inf
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from intact.core.arithmetic import FUNCTIONS
 from intact.engine.finish import realize
+from intact.engine.lowering.channels import integers
 from intact.engine.lowering.common import Lowering, attribute, describe, known, table_of
+from intact.engine.lowering.moves import expanded
 from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
+    Channelwise,
     Constant,
     Dequantized,
     Function,
-    Gated,
     NotANumber,
     Probabilities,
     Product,
     Scaled,
     Scores,
+    Spread,
     Stored,
     Sum,
     Value,
@@ -37,6 +43,20 @@ _REAL_FUNCTIONS: Final = frozenset(
         "Swish", "Tanh",
     }
 )  # fmt: skip
+
+# Those that few models have: one value at a time there, and here where integers are read.
+_MAPPED: Final[dict[str, Callable[..., NDArray[np.float64]]]] = {
+    "Abs": np.abs,
+    "Elu": FUNCTIONS["Elu"],
+    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "Exp": np.exp,
+    "Log": np.log,
+    "Mish": FUNCTIONS["Mish"],
+    "Neg": np.negative,
+    "Reciprocal": np.reciprocal,
+    "Softplus": FUNCTIONS["Softplus"],
+    "Sqrt": np.sqrt,
+}
 
 
 def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -54,24 +74,51 @@ def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
             "low": -inf if low is None else float(known(low, node).array.reshape(())),
             "high": inf if high is None else float(known(high, node).array.reshape(())),
         }
-    function = partial(FUNCTIONS[op_type], **arguments)
+    function = partial(_MAPPED.get(op_type) or FUNCTIONS[op_type], **arguments)
     if isinstance(x, Dequantized):
         return Function(str(node.name), x, op_type, function)
     if isinstance(x, Function) and isinstance(x.x, Dequantized):
         inner = x.function
         return Function(str(node.name), x.x, "Composed", lambda v: function(inner(v)))
-    clamps = op_type in ("Relu", "Clip")
-    if clamps and (isinstance(x, Sum) or (isinstance(x, Product) and x.integer)):
-        return x.clamped(arguments.get("low", 0.0), arguments.get("high", inf))
-    if x is None or op_type not in _REAL_FUNCTIONS:
-        raise Unsupported(f"operator '{node.name}' is a {op_type} of floats")
+    if op_type in ("Relu", "Clip"):
+        clamped = _clamped(x, arguments.get("low", 0.0), arguments.get("high", inf))
+        if clamped is not None:
+            return clamped
+    if op_type in _MAPPED:
+        return _map(op_type, arguments.get("alpha", 1.0), x, str(node.name), state)
     alpha, beta = _ends(op_type, arguments)
     if isinstance(x, Product) and not x.clamps and x.bounds is None:
         if x.function is None and x.other is None:
             return replace(x, function=(op_type, alpha, beta))
-        if x.other is not None and clamps:
+        if x.other is not None and op_type in ("Relu", "Clip"):
             return replace(x, bounds=(alpha, beta) if op_type == "Clip" else (0.0, inf))
+    if isinstance(x, Spread) and not x.product.clamps and x.product.function is None:
+        return replace(x, product=replace(x.product, function=(op_type, alpha, beta)))
+    if isinstance(x, Channelwise) and isinstance(x.x, Stored) and x.function is None:
+        return replace(x, function=(op_type, alpha, beta))
     return Function(str(node.name), realize(x, state), op_type, function, alpha, beta)
+
+
+def _clamped(x: Value | None, low: float, high: float) -> Value | None:
+    """x clamped while it is quantized, if that can be."""
+    match x:
+        case Sum() | Channelwise(x=Dequantized()):
+            return x.clamped(low, high)
+        case Product() if x.integer:
+            return x.clamped(low, high)
+        case Spread() if x.product.integer:
+            return x.clamped(low, high)
+    return None
+
+
+def _map(op_type: str, alpha: float, x: Value | None, label: str, state: State) -> Value:
+    stored = realize(x, state)
+    images = stored.lies_as_images
+    tensor = state.images(stored, label) if images else state.contiguous(stored, label)
+    y = new_tensor(stored.shape, "float32", images)
+    return Stored.of(
+        state.add("map", label, y, (tensor,), size=y.size, function=op_type, alpha=alpha)
+    )
 
 
 def _ends(op_type: str, arguments: dict[str, float]) -> tuple[float, float]:
@@ -84,27 +131,41 @@ def _ends(op_type: str, arguments: dict[str, float]) -> tuple[float, float]:
 
 def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
-    if isinstance(a, Dequantized) and isinstance(b, Dequantized):
-        if a.shape == b.shape and a.tensor.images == b.tensor.images:
-            return Sum(str(node.name), a, b)
-        raise Unsupported(f"operator '{node.name}' adds {describe(a)} and {describe(b)}")
+    found = integers(node, a, b, state)
+    if found is not None:
+        return found
     for x, y in ((a, b), (b, a)):
         if isinstance(x, Scores):
             return _masked(node, x, y, state)
+        if isinstance(x, Spread) and isinstance(y, Constant) and _takes_shift(x.product, x, y):
+            shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.shape[1],))
+            return replace(x, product=replace(x.product, shift=x.columns(shift)))
         if isinstance(x, Product) and not x.clamps and not x.other:
-            if x.function is None and isinstance(y, Constant) and x.shift is None and _is_row(x, y):
+            if isinstance(y, Constant) and _takes_shift(x, x, y):
                 shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
                 return replace(x, shift=shift)
             if isinstance(y, (Stored, Product)) and x.shape == y.shape:
                 stored = realize(y, state)
                 tensor = (state.images if x.images else state.contiguous)(stored, x.label)
                 return replace(x, other=tensor)
-    return Stored.of(_binary(node, a, b, False, state))
+    return Stored.of(_binary(node, a, b, "Add", state))
 
 
-def _is_row(x: Product, y: Constant) -> bool:
-    """Whether y is one number for each column of x."""
-    axis = 1 if x.images else len(x.shape) - 1
+def _sub(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    a, b = read
+    found = integers(node, a, b, state)
+    if found is not None:
+        return found
+    if isinstance(b, Constant) and isinstance(a, (Product, Spread)):
+        return _add(node, [a, Constant(-b.real)], state)
+    return Stored.of(_binary(node, a, b, "Sub", state))
+
+
+def _takes_shift(product: Product, x: Product | Spread, y: Constant) -> bool:
+    """Whether y is one number for each column of x, and the product can add it."""
+    if product.function is not None or product.shift is not None or product.clamps or product.other:
+        return False
+    axis = 1 if product.images else len(x.shape) - 1
     wide = (1,) * (len(x.shape) - y.array.ndim) + y.array.shape
     return len(wide) == len(x.shape) and all(
         n == 1 or (i == axis and n == x.shape[axis]) for i, n in enumerate(wide)
@@ -148,27 +209,28 @@ def _mul(node: ir.Node, read: list[Value | None], state: State) -> Value:
                 return replace(a, factor=a.factor * factor)
             if isinstance(a, (Stored, Product)):
                 return Scaled(realize(a, state), factor)
-        if (
-            isinstance(a, Dequantized)
-            and isinstance(b, Dequantized)
-            and len(a.shape) == len(b.shape) > 2
-            and a.shape[:2] == b.shape[:2]
-            and prod(b.shape[2:]) == 1
-            and a.tensor.images
-        ):
-            return Gated(str(node.name), a, b)
-    if any(isinstance(value, Dequantized) for value in read):
-        raise Unsupported(
-            f"operator '{node.name}' multiplies {describe(read[0])} and {describe(read[1])}"
-        )
-    return Stored.of(_binary(node, read[0], read[1], True, state))
+    found = integers(node, read[0], read[1], state)
+    if found is not None:
+        return found
+    return Stored.of(_binary(node, read[0], read[1], "Mul", state))
 
 
 def _div(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
     if isinstance(a, Scores) and a.mask is None and isinstance(b, Constant) and b.array.size == 1:
         return replace(a, factor=a.factor / float(b.real.reshape(())))
-    raise Unsupported(f"operator '{node.name}' divides {describe(a)} by {describe(b)}")
+    found = integers(node, a, b, state)
+    return found if found is not None else Stored.of(_binary(node, a, b, "Div", state))
+
+
+def _pow(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, exponent = read[0], known(read[1], node).real
+    if exponent.size != 1:
+        raise Unsupported(f"operator '{node.name}' raises to more than one power")
+    found = integers(node, x, read[1], state)
+    if found is not None:
+        return found
+    return _map("Pow", float(exponent.reshape(())), x, str(node.name), state)
 
 
 def _same(a: Value | None, b: Value) -> bool:
@@ -182,8 +244,10 @@ def _same(a: Value | None, b: Value) -> bool:
     )
 
 
-def _binary(node: ir.Node, a: Value | None, b: Value | None, product: bool, state: State) -> Tensor:
-    """a + b or a * b of floats, broadcasting as far as three strides say it."""
+def _binary(
+    node: ir.Node, a: Value | None, b: Value | None, operation: str, state: State
+) -> Tensor:
+    """a + b (or "Sub", "Mul", "Div") of floats, broadcast by three strides, or copied for it."""
     left, right = realize(a, state), realize(b, state)
     shape = tuple(np.broadcast_shapes(left.shape, right.shape))
     images = any(_lies_as_images(x) and x.shape == shape for x in (left, right))
@@ -201,12 +265,12 @@ def _binary(node: ir.Node, a: Value | None, b: Value | None, product: bool, stat
             merged.append((size, a_stride, b_stride))
     merged = [(1, 0, 0)] * (3 - len(merged)) + merged
     if len(merged) > 3 or max(merged[-1][1:]) > 1 or left.offset or right.offset:
-        p, q = (Stored.of(state.contiguous(x, str(node.name))) for x in (left, right))
-        if p.tensor.storage is left.tensor.storage and q.tensor.storage is right.tensor.storage:
-            raise Unsupported(f"operator '{node.name}' broadcasts {describe(a)} and {describe(b)}")
-        return _binary(node, p, q, product, state)
+        label = str(node.name)
+        wide = [expanded(x, shape, label, state) for x in (left, right)]
+        p, q = (Stored.of(state.contiguous(x, label)) for x in wide if isinstance(x, Stored))
+        return _binary(node, p, q, operation, state)
     return state.add(
-        "binary", str(node.name), y, (left.tensor, right.tensor), product=product,
+        "binary", str(node.name), y, (left.tensor, right.tensor), operation=operation,
         a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
         sizes=tuple(m[0] for m in merged), extremes=None,
     )  # fmt: skip
@@ -293,13 +357,9 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "IsNaN"): _is_nan,
     ("", "LayerNormalization"): _layer_norm,
     ("", "Mul"): _mul,
+    ("", "Pow"): _pow,
+    ("", "Sub"): _sub,
     ("", "Where"): _where,
     **table_of(("LogSoftmax", "Softmax"), _softmax),
-    **table_of(
-        (
-            "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu",
-            "Sigmoid", "Softplus", "Tanh",
-        ),
-        _unary,
-    ),
-}  # fmt: skip
+    **table_of(sorted((_REAL_FUNCTIONS | set(_MAPPED)) - {"GeluTanh", "Swish"}), _unary),
+}

@@ -10,14 +10,36 @@ from numpy.typing import NDArray
 from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
+from intact.engine.lowering.volumes import for_slices, padded_in_depth, unrolled
 from intact.engine.program import Tensor, Unsupported, Windows, new_tensor
 from intact.engine.state import State
-from intact.engine.values import Constant, Dequantized, Function, Mean, Product, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Function,
+    Mean,
+    Product,
+    Seen,
+    Stored,
+    Value,
+)
 
-__all__ = ["LOWERINGS", "dynamic_matmul", "spatial_of", "windows_of"]
+__all__ = [
+    "IMAGE_READERS",
+    "LOWERINGS",
+    "ROW_READERS",
+    "bias_of",
+    "columns_of",
+    "dynamic_matmul",
+    "dynamic_weights_of",
+    "name_of",
+    "spatial_of",
+    "weights_of",
+    "windows_of",
+]
 
 # Readers that want the channels of an image last.
-_IMAGE_READERS: Final = frozenset(
+IMAGE_READERS: Final = frozenset(
     {
         "AveragePool",
         "Conv",
@@ -29,8 +51,8 @@ _IMAGE_READERS: Final = frozenset(
     }
 )
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
+ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 _PLANES: Final = 4  # channels
-_ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
 
 def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -38,6 +60,8 @@ def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> V
     if x is None or isinstance(x, Constant):
         raise Unsupported(f"operator '{node.name}' quantizes a constant")
     to = quantization(node, scale, point)
+    if isinstance(x, Seen) and x.quantization == to:
+        return x
     return Dequantized(quantize(x, to, _wants_images(node, x), str(node.name), state), to)
 
 
@@ -48,9 +72,9 @@ def _wants_images(node: ir.Node, x: Value) -> bool:
         for dequantize in node.outputs[0].uses()
         for use in (*dequantize.node.outputs[0].uses(), dequantize)
     }
-    if readers & _ROW_READERS or len(x.shape) < 3:
+    if readers & ROW_READERS or len(x.shape) < 3:
         return False
-    return bool(readers & _IMAGE_READERS) or len(x.shape) == 4
+    return bool(readers & IMAGE_READERS) or len(x.shape) == 4
 
 
 def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -66,12 +90,14 @@ def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) ->
         if scales.ndim > 1 or (scales.ndim and scales.size != x.array.shape[axis or 0]):
             raise Unsupported(f"operator '{node.name}' has scales that do not fit its axis")
         return Constant(x.array, scales, points, axis)
-    if not isinstance(x, Dequantized) or quantization(node, scale, point) != x.quantization:
+    if not isinstance(x, (Dequantized, Seen)) or (
+        quantization(node, scale, point) != x.quantization
+    ):
         raise Unsupported(f"operator '{node.name}' reads integers in a scale not theirs")
     return x
 
 
-def _weights(
+def weights_of(
     node: ir.Node, value: Value | None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], int | None]:
     """int8 weights around zero, their scale, and the axis that it belongs to."""
@@ -85,7 +111,7 @@ def _weights(
     return integers, constant.scale, constant.axis
 
 
-def _columns(
+def columns_of(
     node: ir.Node, scale: NDArray[np.float32], axis: int | None, wanted: int, count: int
 ) -> NDArray[np.float32]:
     """A scale per column from one per index of `axis`, which must be `wanted`."""
@@ -94,7 +120,7 @@ def _columns(
     return np.broadcast_to(scale.reshape(-1), (count,))
 
 
-def _bias(
+def bias_of(
     node: ir.Node, value: Value | None, scale: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
     """The integer bias at `scale`, and the float bias, if that is what it is."""
@@ -115,12 +141,10 @@ def _bias(
 
 
 def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> dict[str, Any]:
-    """Kernel, stride, dilation and padding in two dimensions; a single one is the width."""
+    """Kernel, stride, dilation, padding in two dimensions or three; a single one is the width."""
     n = len(kernel)
-    if n not in (1, 2) or len(spatial) != n:
+    if n not in (1, 2, 3) or len(spatial) != n:
         raise Unsupported(f"operator '{node.name}' has {len(spatial)} spatial dimensions")
-    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", ""):
-        raise Unsupported(f"operator '{node.name}' pads automatically")
     stride = tuple(attribute(node, "strides", (1,) * n))
     dilation = tuple(attribute(node, "dilations", (1,) * n))
     pads = tuple(attribute(node, "pads", (0,) * 2 * n))
@@ -131,6 +155,9 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
     everything = (*stride, *dilation, *kernel, *pads, *spatial)
     if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0 or max(everything) > _LARGEST:
         raise Unsupported(f"operator '{node.name}' has a kernel, stride or padding out of range")
+    auto = attribute(node, "auto_pad", "NOTSET")
+    if auto not in ("NOTSET", ""):
+        pads = _automatic_pads(auto, spatial, kernel, stride, dilation)
     ends = pads[n:]
     if attribute(node, "ceil_mode", 0):
         extension = ceil_extension(spatial, kernel, stride, pads, dilation)
@@ -149,9 +176,29 @@ def spatial_of(node: ir.Node, spatial: tuple[int, ...], kernel: tuple[int, ...])
     }  # fmt: skip
 
 
+def _automatic_pads(
+    mode: str,
+    spatial: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """What `auto_pad` means here. Source: ONNX Conv."""
+    if mode == "VALID":
+        return (0,) * 2 * len(kernel)
+    totals = [
+        max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        for size, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
+    ]
+    fewer, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (*more, *fewer) if mode == "SAME_LOWER" else (*fewer, *more)
+
+
 def windows_of(shape: tuple[int, ...], s: dict[str, Any]) -> Windows:
-    """The windows that `spatial_of` describes, over images of `shape` [N, C, ...]."""
+    """The windows that `spatial_of` describes in two dimensions, over images [N, C, ...]."""
     n, c = shape[:2]
+    if len(s["out"]) > 2:
+        raise Unsupported("windows in three dimensions")
     (height, width), (out_height, out_width) = s["spatial"], s["out"]
     return Windows(
         n, height, width, c, out_height, out_width, s["kernel"], s["stride"], s["dilation"],
@@ -169,12 +216,15 @@ def _packed(
     group = attribute(node, "group", 1)
     if group < 1 or channels != per_group * group or m % group or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
+    if len(kernel) == 3:  # the slices of a volume are channels
+        weights = weights.swapaxes(1, 2).reshape(m, kernel[0] * per_group, *kernel[1:])
+        per_group *= kernel[0]
     shaped = weights.reshape(group, m // group, per_group, -1)
     packed = np.ascontiguousarray(shaped.transpose(0, 3, 2, 1)).reshape(group, -1, m // group)
     return packed, tuple(kernel)
 
 
-def _name(node: ir.Node, index: int) -> str:
+def name_of(node: ir.Node, index: int) -> str:
     value = node.inputs[index]
     return "" if value is None else str(value.name)
 
@@ -185,36 +235,69 @@ def _conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
         return _real_pointwise_conv(node, x, w, bias, state)
     if not isinstance(x, Dequantized) or not x.tensor.images:
         raise Unsupported(f"operator '{node.name}' convolves floats")
-    weights, scale, axis = _weights(node, w)
+    weights, scale, axis = weights_of(node, w)
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
-    step = x.quantization.scale * _columns(node, scale, axis, 0, weights.shape[0])
-    whole, shift = _bias(node, bias, step)
+    point = x.quantization.zero_point
+    q, windows = images_of(node, x.tensor, s, point, state)
+    step = x.quantization.scale * columns_of(node, scale, axis, 0, weights.shape[0])
+    whole, shift = bias_of(node, bias, step)
     shape = (x.shape[0], weights.shape[0], *s["shape"])
     return Product(
-        str(node.name), x.tensor, x.quantization.zero_point, windows_of(x.shape, s), packed,
-        whole, step, shape, _name(node, 1), True, shift=shift,
+        str(node.name), q, point, windows, packed, whole, step, shape, name_of(node, 1), True,
+        shift=shift,
     )  # fmt: skip
+
+
+def images_of(
+    node: ir.Node, x: Tensor, s: dict[str, Any], fill: int, state: State
+) -> tuple[Tensor, Windows]:
+    """x as images for a two-dimensional convolution; of a volume, its slices side by side."""
+    if len(s["out"]) == 3:
+        return unrolled(x, s, attribute(node, "group", 1), fill, str(node.name), state)
+    return x, windows_of(x.shape, s)
 
 
 def _real_pointwise_conv(
     node: ir.Node, x: Value, w: Value | None, bias: Value | None, state: State
 ) -> Value:
-    """A 1×1 convolution of one float per channel, as in squeeze-and-excite."""
-    weights = known(w, node).real.astype(np.float32)
-    m, c, *kernel = weights.shape
-    plain = prod(kernel) == 1 and attribute(node, "group", 1) == 1
-    if not plain or c != x.shape[1] or any(attribute(node, "pads", ())):
-        raise Unsupported(f"operator '{node.name}' convolves floats")
+    """A convolution of one float per channel, as in squeeze-and-excite."""
+    matrix = _at_pixel(node, known(w, node).real.astype(np.float32), x.shape)
+    n = matrix.shape[1]
     tensor = state.contiguous(realize(x, state), str(node.name))
-    y = new_tensor((x.shape[0], m, *x.shape[2:]), "float32", True)
+    y = new_tensor((x.shape[0], n, *x.shape[2:]), "float32", True)
     flat = None if bias is None else known(bias, node).real.astype(np.float32).reshape(-1)
     return Stored.of(
         state.add(
-            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], name=_name(node, 1),
-            weights=np.ascontiguousarray(weights.reshape(m, c).T)[None], bias=flat,
+            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], name=name_of(node, 1),
+            weights=matrix[None], bias=flat,
         )
     )  # fmt: skip
+
+
+def _at_pixel(
+    node: ir.Node, weights: NDArray[np.float32], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """[C, M] of weights [M, C / group, *kernel] where they meet the only pixel of an image."""
+    if weights.ndim != len(shape):
+        raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
+    m, per_group, *kernel = weights.shape
+    group = attribute(node, "group", 1)
+    s = spatial_of(node, shape[2:], tuple(kernel))
+    if prod(s["shape"]) != 1 or shape[1] != per_group * group or m % group:
+        raise Unsupported(f"operator '{node.name}' convolves floats")
+    place = [p // d for p, d in zip(s["padding"], s["dilation"], strict=True)]
+    # Where no place of the kernel meets it, all that is left is the bias.
+    met = all(
+        p % d == 0 and i < k
+        for p, d, i, k in zip(s["padding"], s["dilation"], place, s["kernel"], strict=True)
+    )
+    matrix = np.zeros((group, per_group, group, m // group), np.float32)
+    if met:
+        here = weights.reshape(group, m // group, per_group, *s["kernel"])[..., place[0], place[1]]
+        for g in range(group):
+            matrix[g, :, g] = here[g].T
+    return matrix.reshape(shape[1], m)
 
 
 def _gemm(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -231,23 +314,23 @@ def _matrix_product(
     """Of an activation and a weight, which is [N, K] where `transposed`."""
     if not isinstance(x, Dequantized) or x.tensor.images:
         raise Unsupported(f"operator '{node.name}' multiplies floats")
-    weights, scale, axis = _weights(node, w)
+    weights, scale, axis = weights_of(node, w)
     if weights.ndim != 2 or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
     k, n = weights.shape[::-1] if transposed else weights.shape
     if k != x.shape[-1]:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
     matrix = np.ascontiguousarray(weights.T if transposed else weights)[None]
-    step = x.quantization.scale * _columns(node, scale, axis, 0 if transposed else 1, n)
-    whole, shift = _bias(node, bias, step)
+    step = x.quantization.scale * columns_of(node, scale, axis, 0 if transposed else 1, n)
+    whole, shift = bias_of(node, bias, step)
     rows = x.tensor.size // k
     return Product(
         str(node.name), x.tensor, x.quantization.zero_point, Windows(1, rows, 1, k, rows, 1),
-        matrix, whole, step, (*x.shape[:-1], n), _name(node, 1), False, shift=shift,
+        matrix, whole, step, (*x.shape[:-1], n), name_of(node, 1), False, shift=shift,
     )  # fmt: skip
 
 
-def _dynamic_weights(
+def dynamic_weights_of(
     node: ir.Node, read: list[Value | None]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     weights, scale = known(read[1], node).array, known(read[2], node).array
@@ -258,7 +341,7 @@ def _dynamic_weights(
 
 def dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Product:
     """x times int8 weights [K, N]; `read` and the node begin with x, weights and their scale."""
-    weights, scale = _dynamic_weights(node, read)
+    weights, scale = dynamic_weights_of(node, read)
     x = state.contiguous(realize(read[0], state), str(node.name))
     if weights.ndim != 2 or weights.shape[0] != x.shape[-1] or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
@@ -267,24 +350,30 @@ def dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Pro
     q, parameters = state.quantized_rows(x, rows, str(node.name))
     return Product(
         str(node.name), q, 0, Windows(rows, 1, 1, k, 1, 1), weights[None], np.zeros(n, np.int64),
-        _columns(node, scale, 0, 0, n), (*x.shape[:-1], n), _name(node, 1), False, parameters,
+        columns_of(node, scale, 0, 0, n), (*x.shape[:-1], n), name_of(node, 1), False, parameters,
     )  # fmt: skip
 
 
 def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    weights, scale = _dynamic_weights(node, read)
-    stored = realize(read[0], state)
+    weights, scale = dynamic_weights_of(node, read)
+    stored, label = realize(read[0], state), str(node.name)
     in_order = stored.lies_as(Stored.of(Tensor(stored.tensor.storage, stored.shape, "float32")))
+    volume = len(stored.shape) == 5
     # Few channels in the order of the graph, as inputs have them, are moved as they are quantized.
-    planes = in_order and len(stored.shape) > 2 and stored.shape[1] <= _PLANES
-    x = (state.contiguous if planes else state.images)(stored, str(node.name))
+    planes = in_order and 2 < len(stored.shape) < 5 and stored.shape[1] <= _PLANES
+    x = (state.contiguous if planes else state.images)(stored, label)
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
     m = weights.shape[0]
-    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name), images=True)
+    if volume:
+        x = padded_in_depth(x, s, label, state)
+    q, parameters = state.quantized_rows(x, x.shape[0], label, images=True)
+    q, windows = images_of(node, q, s, 0, state)
+    if volume:
+        parameters = for_slices(parameters, s, label, state)
     return Product(
-        str(node.name), q, 0, windows_of(x.shape, s), packed, np.zeros(m, np.int64),
-        _columns(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), _name(node, 1), True,
+        str(node.name), q, 0, windows, packed, np.zeros(m, np.int64),
+        columns_of(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), name_of(node, 1), True,
         parameters,
     )  # fmt: skip
 

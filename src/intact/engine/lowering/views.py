@@ -1,6 +1,5 @@
 """Operators that move values: most of them only change how memory is seen."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -8,11 +7,20 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from intact.engine.arrange import join
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
-from intact.engine.program import Tensor, Unsupported, new_tensor
-from intact.engine.state import State, reshaped
-from intact.engine.values import Dequantized, Joined, Scaled, Stored, Value
+from intact.engine.lowering.moves import (
+    expanded,
+    movable,
+    part,
+    reshape,
+    taken,
+    transpose,
+)
+from intact.engine.program import Unsupported
+from intact.engine.state import State
+from intact.engine.values import Dequantized, Joined, Scaled, Seen, Stored, Value
 
 __all__ = ["LOWERINGS"]
 
@@ -24,11 +32,12 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
     shape = _new_shape(node, x, read)
     if shape == x.shape:
         return x
-    if isinstance(x, Dequantized):
-        return _reshape_integers(node, x, shape)
+    label = str(node.name)
     if isinstance(x, Scaled):
-        return replace(x, x=_reshape_floats(node, x.x, shape, state))
-    return _reshape_floats(node, realize(x, state), shape, state)
+        moved = reshape(x.x, shape, label, state)
+        assert isinstance(moved, Stored)
+        return replace(x, x=moved)
+    return reshape(movable(x, state), shape, label, state)
 
 
 def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, ...]:
@@ -57,85 +66,45 @@ def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, 
     return x.shape
 
 
-def _reshape_integers(node: ir.Node, x: Dequantized, shape: tuple[int, ...]) -> Value:
-    tensor = x.tensor
-    if prod(shape) != tensor.size:
-        raise Unsupported(f"operator '{node.name}' reshapes {x.shape} to {shape}")
-    single = prod(tensor.shape[2:]) == 1 or tensor.shape[1] == 1
-    if tensor.images and not single:
-        raise Unsupported(f"operator '{node.name}' reshapes an image")
-    # With one pixel an image, the channels come last or not in the same order.
-    images = tensor.images and len(shape) > 2 and prod(shape[2:]) == 1
-    return Dequantized(Tensor(tensor.storage, shape, "uint8", images), x.quantization)
-
-
-def _reshape_floats(node: ir.Node, x: Stored, shape: tuple[int, ...], state: State) -> Stored:
-    view = reshaped(x, shape)
-    if view is not None:
-        return view
-    view = reshaped(Stored.of(state.contiguous(x, str(node.name))), shape)
-    assert view is not None  # what lies in order can take any shape
-    return view
-
-
 def _transpose(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x = read[0]
-    if isinstance(x, Dequantized):
-        raise Unsupported(f"operator '{node.name}' transposes integers")
-    stored = x.x if isinstance(x, Scaled) else realize(x, state)
-    rank = len(stored.shape)
+    inner = x.x if isinstance(x, Scaled) else movable(x, state)
+    rank = len(inner.shape)
     order = tuple(attribute(node, "perm", tuple(reversed(range(rank)))))
     if sorted(order) != list(range(rank)):
         raise Unsupported(f"operator '{node.name}' has a perm of another rank than its input")
-    moved = Stored(
-        stored.tensor,
-        tuple(stored.shape[i] for i in order),
-        tuple(stored.strides[i] for i in order),
-        stored.offset,
-    )
-    return replace(x, x=moved) if isinstance(x, Scaled) else moved
-
-
-def _part(x: Stored, axis: int, start: int, count: int) -> Stored:
-    shape = tuple(count if i == axis else n for i, n in enumerate(x.shape))
-    return Stored(x.tensor, shape, x.strides, x.offset + start * x.strides[axis])
+    moved = transpose(inner, order)
+    return replace(x, x=moved) if isinstance(x, Scaled) and isinstance(moved, Stored) else moved
 
 
 def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    """A single index: a slice without its axis."""
-    x = realize(read[0], state)
+    x, label = movable(read[0], state), str(node.name)
     index = known(read[1], node).array
-    if index.size != 1:
-        raise Unsupported(f"operator '{node.name}' gathers several indices")
     axis = attribute(node, "axis", 0) % len(x.shape)
-    at = int(index.reshape(()))
-    if not -x.shape[axis] <= at < x.shape[axis]:
-        raise Unsupported(f"operator '{node.name}' gathers beyond its input")
-    part = _part(x, axis, at % x.shape[axis], 1)
-    shape = x.shape[:axis] + index.shape + x.shape[axis + 1 :]
-    view = reshaped(part, shape)
-    assert view is not None  # only an axis of length 1 comes or goes
-    return view
+    rows = taken(x, axis, index.reshape(-1), label, state)
+    return reshape(rows, x.shape[:axis] + index.shape + x.shape[axis + 1 :], label, state)
 
 
 def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x = realize(read[0], state)
+    x, label = movable(read[0], state), str(node.name)
     starts, ends = (known(value, node).array.reshape(-1).tolist() for value in read[1:3])
-    axes, steps = (*read[3:], None, None)[:2]
+    axes, steps = (
+        None if value is None else known(value, node).array.reshape(-1).tolist()
+        for value in (*read[3:], None, None)[:2]
+    )
     rank = len(x.shape)
-    which = range(len(starts)) if axes is None else known(axes, node).array.reshape(-1).tolist()
-    if steps is not None and (known(steps, node).array != 1).any():
-        raise Unsupported(f"operator '{node.name}' slices with steps")
-    for axis, start, end in zip(which, starts, ends, strict=True):
-        begin, stop, _ = slice(start, end).indices(x.shape[axis % rank])
-        if stop <= begin:
+    for axis, start, end, step in zip(
+        axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
+    ):
+        reached = range(x.shape[axis % rank])[slice(start, end, step)]
+        if not reached:
             raise Unsupported(f"operator '{node.name}' slices to nothing")
-        x = _part(x, axis % rank, begin, stop - begin)
+        x = taken(x, axis % rank, np.asarray(reached), label, state)
     return x
 
 
 def _split(node: ir.Node, read: list[Value | None], state: State) -> list[Value]:
-    x = realize(read[0], state)
+    x = movable(read[0], state)
     axis = attribute(node, "axis", 0) % len(x.shape)
     size, count = x.shape[axis], len(node.outputs)
     if len(read) > 1 and read[1] is not None:
@@ -145,57 +114,26 @@ def _split(node: ir.Node, read: list[Value | None], state: State) -> list[Value]
         sizes = [min(each, size - i * each) for i in range(count)]
     if sum(sizes) != size or min(sizes) < 1:
         raise Unsupported(f"operator '{node.name}' splits {size} into {sizes}")
-    return [_part(x, axis, sum(sizes[:i]), n) for i, n in enumerate(sizes)]
+    label = str(node.name)
+    return [part(x, axis, sum(sizes[:i]), n, label, state) for i, n in enumerate(sizes)]
 
 
 def _concat(node: ir.Node, read: list[Value | None], state: State) -> Value:
     rank = len(read[0].shape) if read[0] is not None else 0
     axis = attribute(node, "axis", 0) % max(rank, 1)
-    integers = [part for part in read if isinstance(part, Dequantized)]
+    integers = [x for x in read if isinstance(x, (Dequantized, Seen))]
     if len(integers) == len(read):
-        if axis != 1 or not all(part.tensor.images for part in integers):
-            raise Unsupported(f"operator '{node.name}' joins integers not along channels")
-        return Joined(str(node.name), tuple(integers))
-    parts = [realize(part, state) for part in read]
-    return _join(node, parts, axis, state)
-
-
-def _join(node: ir.Node, parts: Sequence[Stored], axis: int, state: State) -> Value:
-    shape = list(parts[0].shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    order = _order_of_reader(node.outputs[0], len(shape))
-    y = new_tensor(tuple(shape[i] for i in order), "float32")
-    strides, offset = [0] * len(shape), 0
-    for i, stride in zip(order, Stored.of(y).strides, strict=True):
-        strides[i] = stride
-    for part in parts:
-        state.copy(part, y, tuple(strides), offset, str(node.name))
-        offset += part.shape[axis] * strides[axis]
-    return Stored(y, tuple(shape), tuple(strides))
-
-
-def _order_of_reader(value: ir.Value, rank: int) -> list[int]:
-    """The axes in the order in which the only reader wants them in memory."""
-    readers = [use.node for use in value.uses()]
-    if len(readers) == 1 and readers[0].op_type == "Transpose":
-        order = list(attribute(readers[0], "perm", ()))
-        if sorted(order) == list(range(rank)):
-            return order
-    return list(range(rank))
+        return Joined(str(node.name), tuple(integers), axis)
+    return join([realize(x, state) for x in read], axis, str(node.name), state)
 
 
 def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x = realize(read[0], state)
+    x = movable(read[0], state)
     wanted = tuple(int(d) for d in known(read[1], node).array.reshape(-1))
     rank = max(len(wanted), len(x.shape))
-    shape = (1,) * (rank - len(x.shape)) + x.shape
-    strides = (0,) * (rank - len(x.shape)) + x.strides
-    wide = (1,) * (rank - len(wanted)) + wanted
+    wide, shape = ((1,) * (rank - len(s)) + s for s in (wanted, x.shape))
     full = tuple(max(a, b) for a, b in zip(shape, wide, strict=True))
-    if any(a not in (1, n) for a, n in zip(shape, full, strict=True)):
-        raise Unsupported(f"operator '{node.name}' expands {x.shape} to {wanted}")
-    repeated = tuple(0 if a == 1 else s for a, s in zip(shape, strides, strict=True))
-    return Stored(x.tensor, full, repeated, x.offset)
+    return expanded(x, full, str(node.name), state)
 
 
 def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:

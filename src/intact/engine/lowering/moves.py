@@ -1,0 +1,174 @@
+"""Integers that move: as views wherever strides can say it, else copied once; padding of both."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from intact.engine.arrange import plain, settled, take
+from intact.engine.finish import realize
+from intact.engine.lowering.common import Lowering, attribute, known
+from intact.engine.program import Unsupported
+from intact.engine.state import State, reshaped
+from intact.engine.values import Dequantized, Seen, Stored, Value
+
+__all__ = ["LOWERINGS", "Movable", "expanded", "movable", "part", "reshape", "taken", "transpose"]
+
+Movable = Dequantized | Seen | Stored
+
+
+def movable(value: Value | None, state: State) -> Movable:
+    """Integers as they are, everything else as floats in memory."""
+    return value if isinstance(value, (Dequantized, Seen)) else realize(value, state)
+
+
+def reshape(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Movable:
+    """The same values in another shape."""
+    if prod(shape) != prod(x.shape) or prod(shape) == 0:
+        raise Unsupported(f"a reshape of {x.shape} to {shape}")
+    if isinstance(x, Stored):
+        view = reshaped(x, shape)
+        if view is None:
+            view = reshaped(Stored.of(state.contiguous(x, label)), shape)
+        assert view is not None  # what lies in order can take any shape
+        return view
+    seen = x.view.reshaped(shape)
+    if seen is None:
+        seen = plain(x, False, label, state).view.reshaped(shape)
+    assert seen is not None
+    return settled(Seen(seen, x.quantization))
+
+
+def transpose(x: Movable, order: Sequence[int]) -> Movable:
+    """The axes in another order."""
+    if isinstance(x, Stored):
+        shape, strides = (tuple(of[i] for i in order) for of in (x.shape, x.strides))
+        return Stored(x.tensor, shape, strides, x.offset)
+    return settled(Seen(x.view.transposed(tuple(order)), x.quantization))
+
+
+def part(x: Movable, axis: int, start: int, count: int, label: str, state: State) -> Movable:
+    """`count` indices of an axis."""
+    if isinstance(x, Stored):
+        shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+        return Stored(x.tensor, shape, x.strides, x.offset + start * x.strides[axis])
+    view = x.view.part(axis, start, count)
+    if view is None:
+        view = plain(x, len(x.shape) == 4, label, state).view.part(axis, start, count)
+    assert view is not None
+    return settled(Seen(view, x.quantization))
+
+
+def taken(x: Movable, axis: int, index: NDArray[Any], label: str, state: State) -> Movable:
+    """Any indices of an axis."""
+    size = x.shape[axis]
+    if index.size == 0 or index.min() < -size or index.max() >= size:
+        raise Unsupported(f"'{label}' reads indices that are not there")
+    places = np.where(index < 0, index + size, index).astype(np.int64)
+    if (np.diff(places) == 1).all():
+        return part(x, axis, int(places[0]), places.size, label, state)
+    return take(x, {axis: places}, 0, label, state)
+
+
+def expanded(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Movable:
+    """x repeated along axes of length 1 and new ones in front."""
+    lead = len(shape) - len(x.shape)
+    if lead < 0 or any(a not in (1, n) for a, n in zip(x.shape, shape[lead:], strict=True)):
+        raise Unsupported(f"'{label}' expands {x.shape} to {shape}")
+    if isinstance(x, Stored):
+        strides = zip(x.shape, x.strides, strict=True)
+        repeated = (*(0,) * lead, *(0 if n == 1 else s for n, s in strides))
+        return Stored(x.tensor, shape, repeated, x.offset)
+    wide = reshape(x, (1,) * lead + x.shape, label, state)
+    assert not isinstance(wide, Stored)
+    view = wide.view
+    for axis, (old, new) in enumerate(zip(wide.shape, shape, strict=True)):
+        if old != new:
+            view = view.repeated(axis, new)
+    return settled(Seen(view, x.quantization))
+
+
+def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, label = movable(read[0], state), str(node.name)
+    pads, value, axes = (*read[1:], None, None, None)[:3]
+    rank, mode = len(x.shape), attribute(node, "mode", "constant")
+    amounts = known(pads, node).array.reshape(-1).tolist()
+    which = range(rank) if axes is None else known(axes, node).array.reshape(-1).tolist()
+    fill = 0.0 if value is None or mode != "constant" else float(known(value, node).real.item())
+    if fill and not isinstance(x, Stored):
+        x = realize(x, state)
+    indices = {}
+    for axis, begin, end in zip(which, amounts[: len(which)], amounts[len(which) :], strict=True):
+        size = x.shape[axis % rank]
+        outside = {"constant_values": -1} if mode == "constant" else {}
+        if max(begin, end) > 2**20:
+            raise Unsupported(f"operator '{node.name}' pads by more than there can be")
+        index = np.pad(np.arange(size), (max(begin, 0), max(end, 0)), mode, **outside)
+        index = index[max(-begin, 0) : index.size - max(-end, 0)]
+        if index.size == 0:
+            raise Unsupported(f"operator '{node.name}' leaves nothing")
+        if begin or end:
+            indices[axis % rank] = index
+    return take(x, indices, fill, label, state) if indices else x
+
+
+def _tile(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, label = movable(read[0], state), str(node.name)
+    counts = known(read[1], node).array.reshape(-1).tolist()
+    if len(counts) != len(x.shape) or min(counts) < 1 or prod(counts) * prod(x.shape) > 2**31:
+        raise Unsupported(f"operator '{node.name}' repeats {x.shape} {counts} times")
+    apart = reshape(x, tuple(n for size in x.shape for n in (1, size)), label, state)
+    wide = tuple(n for pair in zip(counts, x.shape, strict=True) for n in pair)
+    whole = expanded(apart, wide, label, state)
+    return reshape(whole, tuple(n * c for n, c in zip(x.shape, counts, strict=True)), label, state)
+
+
+def _depth_to_space(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, label = movable(read[0], state), str(node.name)
+    n, c, h, w = x.shape
+    b = int(attribute(node, "blocksize", 1))
+    first = attribute(node, "mode", "DCR") == "DCR"
+    split = (n, b, b, c // b**2, h, w) if first else (n, c // b**2, b, b, h, w)
+    order = (0, 3, 4, 1, 5, 2) if first else (0, 1, 4, 2, 5, 3)
+    moved = transpose(reshape(x, split, label, state), order)
+    return reshape(moved, (n, c // b**2, h * b, w * b), label, state)
+
+
+def _space_to_depth(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, label = movable(read[0], state), str(node.name)
+    n, c, h, w = x.shape
+    b = int(attribute(node, "blocksize", 1))
+    apart = reshape(x, (n, c, h // b, b, w // b, b), label, state)
+    moved = transpose(apart, (0, 3, 5, 1, 2, 4))
+    return reshape(moved, (n, c * b * b, h // b, w // b), label, state)
+
+
+def _gather_nd(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """Any values, each at a place that is known: GatherElements and GatherND."""
+    x, label = movable(read[0], state), str(node.name)
+    index = known(read[1], node).array.astype(np.int64)
+    every = np.arange(prod(x.shape)).reshape(x.shape)
+    if node.op_type == "GatherElements":
+        axis = attribute(node, "axis", 0) % len(x.shape)
+        places = np.take_along_axis(every, index % x.shape[axis], axis)
+        shape = index.shape
+    else:
+        if attribute(node, "batch_dims", 0):
+            raise Unsupported(f"operator '{node.name}' gathers by batch")
+        places = every[tuple(np.moveaxis(index, -1, 0))]
+        shape = places.shape
+    flat = reshape(x, (prod(x.shape),), label, state)
+    return reshape(taken(flat, 0, places.reshape(-1), label, state), shape, label, state)
+
+
+LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
+    ("", "DepthToSpace"): _depth_to_space,
+    ("", "GatherElements"): _gather_nd,
+    ("", "GatherND"): _gather_nd,
+    ("", "Pad"): _pad,
+    ("", "SpaceToDepth"): _space_to_depth,
+    ("", "Tile"): _tile,
+}
