@@ -111,6 +111,7 @@ struct Finish {
   std::int32_t q_zero_point;
   std::size_t stride;
   float* extremes;  // [2], widened to hold all of y; or null
+  bool bounded = false;  // whether q_scale and q_zero_point are those of these values' own extremes
 };
 
 // clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.

@@ -33,6 +33,7 @@ void begin_amx() { _tile_loadconfig(&kConfig); }
 
 constexpr std::size_t kPanelRow = kColumns * 4;  // bytes of four values of K
 constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kFewRows = 2;  // which vectors multiply as fast as a tile that is nearly empty
 
 template <bool kTwo>
 void gemm_tiles(const intact::Multiplication& m) {
@@ -82,7 +83,9 @@ void gemm_tiles(const intact::Multiplication& m) {
 
 // Rows beyond `count` are read too (scratch holds whole blocks), and their sums not used.
 void gemm_amx(const intact::Multiplication& m) {
-  if (m.count > kTileRows) {
+  if (m.count <= kFewRows) {
+    gemm<Avx512, kFewRows, kColumns / Avx512::kInts>(m);
+  } else if (m.count > kTileRows) {
     gemm_tiles<true>(m);
   } else {
     gemm_tiles<false>(m);

@@ -238,7 +238,11 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
                                  n < V::kInts ? n : V::kInts);
     }
     typename V::I steps[4];
-    divide_round4<V>(x, scale, reciprocal, low, high, steps);
+    if (f.bounded) {
+      divide_round4<V, true>(x, scale, reciprocal, low, high, steps);
+    } else {
+      divide_round4<V>(x, scale, reciprocal, low, high, steps);
+    }
     Q::store(f.q, f.stride, i, count - 1, columns, V::in_order(V::narrow(steps, f.q_zero_point)));
   }
 }

@@ -25,19 +25,22 @@ typename V::I divide_round(typename V::F x, typename V::F scale, typename V::F r
   return V::round(steps);
 }
 
-// clamp(rne(x / scale), low, high) of four vectors; see divide_round.
-template <class V>
+// clamp(rne(x / scale), low, high) of four vectors; see divide_round. kBounded: x / scale is known to
+// be at most 256 in magnitude, and whoever narrows the result clamps it.
+template <class V, bool kBounded = false>
 void divide_round4(const typename V::F (&x)[4], typename V::F scale, typename V::F reciprocal,
                    typename V::F low, typename V::F high, typename V::I (&y)[4]) {
+  const auto clamped = [&](typename V::F steps) {
+    if constexpr (kBounded) return steps;
+    return V::min(V::max(steps, low), high);
+  };
   typename V::F steps[4], most = V::broadcast(0.0f);
   for (std::size_t v = 0; v < 4; ++v) {
-    steps[v] = V::min(V::max(V::mul(x[v], reciprocal), low), high);
+    steps[v] = clamped(V::mul(x[v], reciprocal));
     most = V::greater_fraction(most, steps[v]);
   }
   if (__builtin_expect(V::any_greater(most, V::broadcast(kNearHalf)), 0)) {
-    for (std::size_t v = 0; v < 4; ++v) {
-      steps[v] = V::min(V::max(V::div(x[v], scale), low), high);
-    }
+    for (std::size_t v = 0; v < 4; ++v) steps[v] = clamped(V::div(x[v], scale));
   }
   for (std::size_t v = 0; v < 4; ++v) y[v] = V::round(steps[v]);
 }

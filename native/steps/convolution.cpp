@@ -384,6 +384,7 @@ class Convolution final : public Step {
       if (out_.found && work.written) {
         f.q_scale = context.at<const float>(out_.found->scales)[image];
         f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
+        f.bounded = true;
       } else if (out_.extremes) {
         f.extremes = out_.extremes->of(context, work.thread, image);
       }
