@@ -22,6 +22,8 @@
 namespace nb = nanobind;
 using namespace intact;
 
+void bind_small(nb::class_<Program>& program);  // bindings_small.cpp
+
 namespace {
 
 template <class T>
@@ -225,7 +227,8 @@ NB_MODULE(_native, m) {
       }, nb::arg("engine"), nb::arg("weights"), "Weights [groups, K, N] for `engine`.")
       .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
 
-  nb::class_<Program>(m, "Program")
+  auto program = nb::class_<Program>(m, "Program");
+  program
       .def(nb::init<std::shared_ptr<Engine>, std::size_t, std::vector<std::size_t>,
                     std::vector<std::size_t>>(),
            nb::arg("engine"), nb::arg("arena_bytes"), nb::arg("input_bytes"),
@@ -413,13 +416,15 @@ NB_MODULE(_native, m) {
       .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
                            const Strided& v, const std::optional<Strided>& mask, const Strided& y,
                            const std::array<std::size_t, 6>& sizes, float scale,
-                           bool empty_is_zero) {
+                           bool empty_is_zero, std::size_t masks) {
         target(std::get<0>(y));
         std::optional<View> masked;
         if (mask) masked = view(*mask);
         const auto& [batch, heads, queries, keys, width, v_width] = sizes;
         p.add(make_attention(p, view(q), view(k), view(v), masked, view(y), batch, heads, queries,
-                             keys, width, v_width, scale, empty_is_zero), label);
+                             keys, width, v_width, scale, empty_is_zero, masks), label);
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
-         nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"));
+         nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"),
+         nb::arg("masks"));
+  bind_small(program);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "../program.hpp"
@@ -130,20 +131,41 @@ std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
                                    std::size_t size);
-// A tensor of float32 as it lies in memory: `offset` and `strides` in values.
+// A tensor as it lies in memory: `offset` and `strides` in values.
 struct View {
   Region region;
   std::size_t offset;
   std::vector<std::size_t> strides;
 };
+// Checks that every index below `shape` lies in the view, whose values have `value_bytes`.
+void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape,
+                std::size_t value_bytes);
 // y[...] = x[...] for all indices below `shape`.
 std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
                                    std::vector<std::size_t> shape);
-// q, k, v, y and mask: strides of batch, head and position.
+// q, k, v, y and mask: strides of batch, head and position. masks: after so many of the batch the
+// mask begins again.
 std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
                                      const View& v, const std::optional<View>& mask,
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
-                                     std::size_t v_width, float scale, bool empty_is_zero);
+                                     std::size_t v_width, float scale, bool empty_is_zero,
+                                     std::size_t masks);
+// y = operator(x...) of float32 and int64, value by value; `name` ends in the operands' type, as in
+// "Add:int64".
+std::unique_ptr<Step> make_elementwise(const Program& program, const std::string& name,
+                                       std::vector<View> x, const View& y,
+                                       std::vector<std::size_t> shape);
+// Of a table [outer][rows][size], and of `count` indices.
+struct GatherSizes {
+  std::size_t outer, rows, count, size;
+};
+// y[outer][i] = (table[outer][indices[i]] - zero_point) * scale in float32. type: of the table,
+// "float32", "int8" or "uint8"; a float32 table has no zero point. indices: int64; one beyond the
+// table raises std::out_of_range, which names `label`, when the program runs.
+std::unique_ptr<Step> make_gather(const Program& program, Region table, Region indices, Region y,
+                                  const std::optional<Region>& scales, const GatherSizes& sizes,
+                                  const std::string& type, float scale, std::int32_t zero_point,
+                                  std::string label);
 
 }  // namespace intact

@@ -3,6 +3,7 @@
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from intact.engine.values import (
     Function,
     Gated,
     Joined,
+    Looked,
     Maximum,
     Mean,
     Product,
@@ -88,10 +90,14 @@ def quantize(value: Value, to: Quantization, images: bool, label: str, state: St
 def realize(value: Value | None, state: State) -> Stored:
     """`value` in float32 in memory."""
     match value:
-        case Stored():
+        case Stored() if value.tensor.dtype == "float32":
             return value
+        case Stored():
+            raise Unsupported("whole numbers where floats are needed")
         case Constant():
             return state.constant(value.real)
+        case Looked():
+            return _look_up(value, state)
         case Product():
             return Stored.of(_real_product(value, None, state))
         case Mean(x=Dequantized() as x):
@@ -121,6 +127,27 @@ def realize(value: Value | None, state: State) -> Stored:
         case Dequantized(tensor, quantization):
             return Stored.of(_dequantize(tensor, quantization, state))
     raise Unsupported(f"{type(value).__name__.lower()} as floats")
+
+
+def _look_up(value: Looked, state: State) -> Stored:
+    table, scale = value.table, value.scale
+    if not value.real:
+        raise Unsupported(f"'{value.label}' looks up integers")
+    y = new_tensor(value.shape, "float32")
+    held = state.constant(table, table.dtype.name)  # type: ignore[arg-type]
+    inputs = [held.tensor, state.contiguous(value.indices, value.label)]
+    by_row = scale is not None and scale.size > 1
+    if by_row:
+        assert scale is not None
+        inputs.append(state.constant(scale.reshape(-1)).tensor)
+    rows, count = table.shape[0], prod(value.indices.shape)
+    return Stored.of(
+        state.add(
+            "gather", value.label, y, inputs, sizes=(1, rows, count, table.size // rows),
+            type=table.dtype.name, scales=by_row, zero_point=value.zero_point,
+            scale=1.0 if by_row or scale is None else float(scale.reshape(())),
+        )
+    )  # fmt: skip
 
 
 def _as_it_lies(x: Stored, label: str, state: State) -> Tensor:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf, prod
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 __all__ = [
+    "BYTES",
+    "Dtype",
     "Instruction",
     "Quantization",
     "Storage",
@@ -22,6 +24,10 @@ __all__ = [
 class Unsupported(Exception):
     """The engine cannot compile this; the message says what and why."""
 
+
+Dtype = Literal["uint8", "int8", "float32", "int64"]
+
+BYTES: Final[dict[Dtype, int]] = {"uint8": 1, "int8": 1, "float32": 4, "int64": 8}
 
 _numbers = count()
 
@@ -40,7 +46,9 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """Values in memory: uint8 or float32.
+    """Values in memory.
+
+    dtype: whole numbers and truth values that are no quantized numbers are int64.
 
     shape: as the graph has it, [N, C, H, W] for images.
     images: whether the channels come last in memory, [N, H, W, C].
@@ -48,7 +56,7 @@ class Tensor:
 
     storage: Storage
     shape: tuple[int, ...]
-    dtype: Literal["uint8", "float32"]
+    dtype: Dtype
     images: bool = False
 
     @property
@@ -59,11 +67,9 @@ class Tensor:
         return f"%{self.storage.number}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-def new_tensor(
-    shape: tuple[int, ...], dtype: Literal["uint8", "float32"], images: bool = False
-) -> Tensor:
+def new_tensor(shape: tuple[int, ...], dtype: Dtype, images: bool = False) -> Tensor:
     """A tensor in memory of its own."""
-    return Tensor(Storage(prod(shape) * (1 if dtype == "uint8" else 4)), shape, dtype, images)
+    return Tensor(Storage(prod(shape) * BYTES[dtype]), shape, dtype, images)
 
 
 @dataclass(frozen=True)

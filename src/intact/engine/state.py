@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intact.engine.program import Instruction, Storage, Tensor, Unsupported, new_tensor
+from intact.engine.program import Dtype, Instruction, Storage, Tensor, Unsupported, new_tensor
 from intact.engine.values import Rows, Stored
 
 __all__ = ["State", "reshaped"]
@@ -24,7 +24,7 @@ class State:
 
     inputs: int
     program: list[Instruction] = field(default_factory=list)
-    constants: list[tuple[Tensor, NDArray[np.float32]]] = field(default_factory=list)
+    constants: list[tuple[Tensor, NDArray[Any]]] = field(default_factory=list)
     _rows: dict[tuple[Storage, int], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(
@@ -34,25 +34,25 @@ class State:
         self.program.append(Instruction(kind, label, (output,), tuple(inputs), parameters))
         return output
 
-    def constant(self, array: NDArray[Any]) -> Stored:
-        """A constant in memory."""
-        tensor = new_tensor(array.shape, "float32")
+    def constant(self, array: NDArray[Any], dtype: Dtype = "float32") -> Stored:
+        """A constant in memory: where it lies, if it is of that type already."""
+        tensor = new_tensor(array.shape, dtype)
         tensor.storage.place = ("input", self.inputs + len(self.constants))
-        self.constants.append((tensor, np.ascontiguousarray(array, np.float32)))
+        self.constants.append((tensor, np.require(array, dtype, ("C", "A"))))
         return Stored.of(tensor)
 
     def contiguous(self, x: Stored, label: str) -> Tensor:
         """The values in the order of their indices, copied if they do not lie so."""
-        return self._arranged(x, new_tensor(x.shape, "float32"), label)
+        return self._arranged(x, new_tensor(x.shape, x.tensor.dtype), label)
 
     def images(self, x: Stored, label: str) -> Tensor:
         """The values [N, C, H, W] with the channels last in memory, copied if they are not."""
-        return self._arranged(x, new_tensor(x.shape, "float32", len(x.shape) > 2), label)
+        return self._arranged(x, new_tensor(x.shape, x.tensor.dtype, len(x.shape) > 2), label)
 
     def _arranged(self, x: Stored, wanted: Tensor, label: str) -> Tensor:
         target = Stored.of(wanted)
         if x.lies_as(target):
-            return Tensor(x.tensor.storage, wanted.shape, "float32", wanted.images)
+            return Tensor(x.tensor.storage, wanted.shape, wanted.dtype, wanted.images)
         self.copy(x, wanted, target.strides, 0, label)
         return wanted
 
@@ -61,11 +61,16 @@ class State:
         axes = [i for i, n in enumerate(x.shape) if n > 1] or [len(x.shape) - 1]
         # The axis that is adjacent at the target is walked last.
         axes.sort(key=lambda i: -strides[i])
-        self.add(
-            "permute", label, y, (x.tensor,), shape=tuple(x.shape[i] for i in axes),
-            x_view=(x.offset, tuple(x.strides[i] for i in axes)),
-            y_view=(offset, tuple(strides[i] for i in axes)),
-        )  # fmt: skip
+        shape = tuple(x.shape[i] for i in axes)
+        x_view = (x.offset, tuple(x.strides[i] for i in axes))
+        y_view = (offset, tuple(strides[i] for i in axes))
+        if x.tensor.dtype == "float32":
+            self.add("permute", label, y, (x.tensor,), shape=shape, x_view=x_view, y_view=y_view)
+        else:
+            self.add(
+                "elementwise", label, y, (x.tensor,), operator=f"Copy:{x.tensor.dtype}",
+                shape=shape, x_views=(x_view,), y_view=y_view,
+            )  # fmt: skip
 
     def quantized_rows(self, x: Tensor, rows: int, label: str) -> tuple[Tensor, Rows]:
         """The integers of each of `rows` equal parts of x by itself; done once for all readers."""

@@ -31,8 +31,17 @@ class NativeSession:
 
     def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
         count = threads or cores()
-        self._model = Model(proto, count, _open_session, os.environ.get("INTACT_ISA", ""))
+
+        def open_session(content: bytes) -> _Elsewhere:
+            return _Elsewhere(content, count)
+
+        self._model = Model(proto, count, open_session, os.environ.get("INTACT_ISA", ""))
         self._outputs = [value.name for value in proto.graph.output]
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of the operators that ONNX Runtime ran for the latest inputs."""
+        return self._model.elsewhere
 
     @property
     def isa(self) -> str:
@@ -63,19 +72,26 @@ class NativeSession:
         }
 
 
-class _Before:
-    """ONNX Runtime on one thread, for the few lookups that come before the engine."""
+class _Elsewhere:
+    """ONNX Runtime, for what the engine does not know."""
 
-    def __init__(self, content: bytes) -> None:
-        self._session = Session(content, threads=1)
+    def __init__(self, content: bytes, threads: int) -> None:
+        try:
+            # Its threads must not wait for work while the engine's are at it.
+            self._session = Session(content, threads, spin=False)
+        except IntactError as error:
+            raise _unable(error) from None
 
     def __call__(self, feeds: Feeds) -> list[NDArray[Any]]:
         wanted = self._session.inputs
-        return self._session.run({name: feeds[name] for name in wanted})
+        try:
+            return self._session.run({name: feeds[name] for name in wanted})
+        except Exception as error:  # ONNX Runtime's exceptions share no public base
+            raise _unable(error) from None
 
 
-def _open_session(content: bytes) -> _Before:
-    try:
-        return _Before(content)
-    except IntactError as error:
-        raise RuntimeUnavailable(f"the part before the engine does not run: {error}") from None
+def _unable(error: Exception) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        f"the part of the model that the engine does not know fails in ONNX Runtime: {error}; "
+        "check the inputs, and that the file is whole"
+    )

@@ -56,6 +56,11 @@ class SelectedSession:
         """The runtime in use."""
         return "onnxruntime" if self.native is None else "native"
 
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of the operators that ran in ONNX Runtime though the engine runs the model."""
+        return () if self.native is None else self.native.elsewhere
+
     def settle(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Find out, by compiling for inputs like these, which runtime it is going to be."""
         native = self.native

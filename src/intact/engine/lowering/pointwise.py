@@ -11,6 +11,9 @@ import onnx_ir as ir
 from intact.core.arithmetic import FUNCTIONS
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, describe, known, table_of
+from intact.engine.lowering.elementwise import arithmetic, choose, is_whole
+from intact.engine.lowering.lookup import scaled
+from intact.engine.lowering.masks import forbidden, masked
 from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
@@ -18,6 +21,7 @@ from intact.engine.values import (
     Dequantized,
     Function,
     Gated,
+    Grouped,
     NotANumber,
     Probabilities,
     Product,
@@ -84,13 +88,15 @@ def _ends(op_type: str, arguments: dict[str, float]) -> tuple[float, float]:
 
 def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
+    if is_whole(a) or is_whole(b):
+        return arithmetic(node, read, state)
     if isinstance(a, Dequantized) and isinstance(b, Dequantized):
         if a.shape == b.shape and a.tensor.images == b.tensor.images:
             return Sum(str(node.name), a, b)
         raise Unsupported(f"operator '{node.name}' adds {describe(a)} and {describe(b)}")
     for x, y in ((a, b), (b, a)):
-        if isinstance(x, Scores):
-            return _masked(node, x, y, state)
+        if isinstance(x, (Scores, Grouped)):
+            return masked(node, x, y, state)
         if isinstance(x, Product) and not x.clamps and not x.other:
             if x.function is None and isinstance(y, Constant) and x.shift is None and _is_row(x, y):
                 shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
@@ -110,24 +116,13 @@ def _is_row(x: Product, y: Constant) -> bool:
     )
 
 
-def _masked(node: ir.Node, scores: Scores, mask: Value | None, state: State) -> Value:
-    if scores.mask is not None or not isinstance(mask, (Stored, Constant)):
-        raise Unsupported(f"operator '{node.name}' adds {describe(mask)} to scores")
-    stored = realize(mask, state)
-    rank = len(scores.shape)
-    shape = (1,) * (rank - len(stored.shape)) + stored.shape
-    strides = (0,) * (rank - len(stored.shape)) + stored.strides
-    if shape[-1] != scores.shape[-1] or strides[-1] != 1:
-        raise Unsupported(f"operator '{node.name}' adds a mask that repeats along the keys")
-    if any(n not in (1, m) for n, m in zip(shape, scores.shape, strict=True)):
-        raise Unsupported(f"operator '{node.name}' adds a mask of another shape")
-    wide = tuple(0 if n == 1 else s for n, s in zip(shape[:-1], strides[:-1], strict=True))
-    view = Stored(stored.tensor, scores.shape, (*wide, 1), stored.offset)
-    return replace(scores, mask=view)
-
-
 def _mul(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    if is_whole(read[0]) or is_whole(read[1]):
+        return arithmetic(node, read, state)
     for a, b in (read, read[::-1]):
+        looked = scaled(node, a, b)
+        if looked is not None:
+            return looked
         if isinstance(a, Product) and isinstance(b, Product) and a.weights is b.weights:
             # The only product that is read twice unfinished; see `is_swish`.
             return replace(a, function=("Swish", 0.0, 0.0))
@@ -167,7 +162,7 @@ def _div(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
     if isinstance(a, Scores) and a.mask is None and isinstance(b, Constant) and b.array.size == 1:
         return replace(a, factor=a.factor / float(b.real.reshape(())))
-    raise Unsupported(f"operator '{node.name}' divides {describe(a)} by {describe(b)}")
+    return arithmetic(node, read, state)
 
 
 def _same(a: Value | None, b: Value) -> bool:
@@ -272,7 +267,9 @@ def _where(node: ir.Node, read: list[Value | None], state: State) -> Value:
         and isinstance(no, Probabilities)
     ):
         return replace(no, empty_is_zero=True)
-    raise Unsupported(f"operator '{node.name}' chooses by {describe(condition)}")
+    if isinstance(yes, (Scores, Grouped)) or isinstance(no, (Scores, Grouped)):
+        return forbidden(node, read, state)
+    return choose(node, read, state)
 
 
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {

@@ -10,9 +10,19 @@ from numpy.typing import NDArray
 from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
+from intact.engine.lowering.lookup import dequantized
 from intact.engine.program import Unsupported, Windows, new_tensor
 from intact.engine.state import State
-from intact.engine.values import Constant, Dequantized, Function, Mean, Product, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Function,
+    Looked,
+    Mean,
+    Product,
+    Stored,
+    Value,
+)
 
 __all__ = ["LOWERINGS", "spatial_of", "windows_of"]
 
@@ -65,6 +75,8 @@ def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) ->
         if scales.ndim > 1 or (scales.ndim and scales.size != x.array.shape[axis or 0]):
             raise Unsupported(f"operator '{node.name}' has scales that do not fit its axis")
         return Constant(x.array, scales, points, axis)
+    if isinstance(x, Looked):
+        return dequantized(node, x, scale, point)
     if not isinstance(x, Dequantized) or quantization(node, scale, point) != x.quantization:
         raise Unsupported(f"operator '{node.name}' reads integers in a scale not theirs")
     return x

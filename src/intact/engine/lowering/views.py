@@ -5,13 +5,16 @@ from dataclasses import replace
 from math import prod
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
+from intact.engine.lowering.elementwise import broadcast, stored
+from intact.engine.lowering.masks import grouped
 from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State, reshaped
-from intact.engine.values import Dequantized, Joined, Scaled, Stored, Value
+from intact.engine.values import Dequantized, Grouped, Joined, Scaled, Scores, Stored, Value
 
 __all__ = ["LOWERINGS"]
 
@@ -25,9 +28,11 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
         return x
     if isinstance(x, Dequantized):
         return _reshape_integers(node, x, shape)
+    if isinstance(x, (Scores, Grouped)):
+        return grouped(node, x, shape)
     if isinstance(x, Scaled):
         return replace(x, x=_reshape_floats(node, x.x, shape, state))
-    return _reshape_floats(node, realize(x, state), shape, state)
+    return _reshape_floats(node, stored(x, state), shape, state)
 
 
 def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, ...]:
@@ -81,60 +86,45 @@ def _transpose(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x = read[0]
     if isinstance(x, Dequantized):
         raise Unsupported(f"operator '{node.name}' transposes integers")
-    stored = x.x if isinstance(x, Scaled) else realize(x, state)
-    rank = len(stored.shape)
+    held = x.x if isinstance(x, Scaled) else stored(x, state)
+    rank = len(held.shape)
     order = tuple(attribute(node, "perm", tuple(reversed(range(rank)))))
     if sorted(order) != list(range(rank)):
         raise Unsupported(f"operator '{node.name}' has a perm of another rank than its input")
     moved = Stored(
-        stored.tensor,
-        tuple(stored.shape[i] for i in order),
-        tuple(stored.strides[i] for i in order),
-        stored.offset,
+        held.tensor,
+        tuple(held.shape[i] for i in order),
+        tuple(held.strides[i] for i in order),
+        held.offset,
     )
     return replace(x, x=moved) if isinstance(x, Scaled) else moved
 
 
-def _part(x: Stored, axis: int, start: int, count: int) -> Stored:
+def _part(x: Stored, axis: int, start: int, count: int, step: int = 1) -> Stored:
     shape = tuple(count if i == axis else n for i, n in enumerate(x.shape))
-    return Stored(x.tensor, shape, x.strides, x.offset + start * x.strides[axis])
-
-
-def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    """A single index: a slice without its axis."""
-    x = realize(read[0], state)
-    index = known(read[1], node).array
-    if index.size != 1:
-        raise Unsupported(f"operator '{node.name}' gathers several indices")
-    axis = attribute(node, "axis", 0) % len(x.shape)
-    at = int(index.reshape(()))
-    if not -x.shape[axis] <= at < x.shape[axis]:
-        raise Unsupported(f"operator '{node.name}' gathers beyond its input")
-    part = _part(x, axis, at % x.shape[axis], 1)
-    shape = x.shape[:axis] + index.shape + x.shape[axis + 1 :]
-    view = reshaped(part, shape)
-    assert view is not None  # only an axis of length 1 comes or goes
-    return view
+    strides = tuple(s * step if i == axis else s for i, s in enumerate(x.strides))
+    return Stored(x.tensor, shape, strides, x.offset + start * x.strides[axis])
 
 
 def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x = realize(read[0], state)
+    x = stored(read[0], state)
     starts, ends = (known(value, node).array.reshape(-1).tolist() for value in read[1:3])
     axes, steps = (*read[3:], None, None)[:2]
     rank = len(x.shape)
     which = range(len(starts)) if axes is None else known(axes, node).array.reshape(-1).tolist()
-    if steps is not None and (known(steps, node).array != 1).any():
-        raise Unsupported(f"operator '{node.name}' slices with steps")
-    for axis, start, end in zip(which, starts, ends, strict=True):
-        begin, stop, _ = slice(start, end).indices(x.shape[axis % rank])
-        if stop <= begin:
+    by = [1] * len(starts) if steps is None else known(steps, node).array.reshape(-1).tolist()
+    for axis, start, end, step in zip(which, starts, ends, by, strict=True):
+        if step < 1:
+            raise Unsupported(f"operator '{node.name}' slices backwards")
+        taken = range(*slice(start, end, step).indices(x.shape[axis % rank]))
+        if not taken:
             raise Unsupported(f"operator '{node.name}' slices to nothing")
-        x = _part(x, axis % rank, begin, stop - begin)
+        x = _part(x, axis % rank, taken.start, len(taken), step)
     return x
 
 
 def _split(node: ir.Node, read: list[Value | None], state: State) -> list[Value]:
-    x = realize(read[0], state)
+    x = stored(read[0], state)
     axis = attribute(node, "axis", 0) % len(x.shape)
     size, count = x.shape[axis], len(node.outputs)
     if len(read) > 1 and read[1] is not None:
@@ -155,23 +145,28 @@ def _concat(node: ir.Node, read: list[Value | None], state: State) -> Value:
         if axis != 1 or not all(part.tensor.images for part in integers):
             raise Unsupported(f"operator '{node.name}' joins integers not along channels")
         return Joined(str(node.name), tuple(integers))
-    parts = [realize(part, state) for part in read]
+    parts = [stored(part, state) for part in read]
     return _join(node, parts, axis, state)
 
 
 def _join(node: ir.Node, parts: Sequence[Stored], axis: int, state: State) -> Value:
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    y = new_tensor(tuple(shape), "float32")
+    dtype = parts[0].tensor.dtype
+    if any(part.tensor.dtype != dtype for part in parts):
+        raise Unsupported(f"operator '{node.name}' joins tensors of two types")
+    y = new_tensor(tuple(shape), dtype)
     strides, offset = Stored.of(y).strides, 0
     for part in parts:
+        if any(n != m for i, (n, m) in enumerate(zip(part.shape, shape, strict=True)) if i != axis):
+            raise Unsupported(f"operator '{node.name}' joins tensors of two shapes")
         state.copy(part, y, strides, offset, str(node.name))
         offset += part.shape[axis] * strides[axis]
     return Stored.of(y)
 
 
 def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x = realize(read[0], state)
+    x = stored(read[0], state)
     wanted = tuple(int(d) for d in known(read[1], node).array.reshape(-1))
     rank = max(len(wanted), len(x.shape))
     shape = (1,) * (rank - len(x.shape)) + x.shape
@@ -184,10 +179,35 @@ def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
     return Stored(x.tensor, full, repeated, x.offset)
 
 
+def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, pads, number, axes = (*read, None, None)[:4]
+    if x is None or attribute(node, "mode", "constant") != "constant":
+        raise Unsupported(f"operator '{node.name}' pads with other than a number")
+    amounts = known(pads, node).array.reshape(-1).tolist()
+    rank = len(x.shape)
+    where = range(rank) if axes is None else known(axes, node).array.reshape(-1).tolist()
+    wide = [0] * 2 * rank
+    for i, axis in enumerate(where):
+        wide[axis % rank], wide[rank + axis % rank] = amounts[i], amounts[i + len(where)]
+    if not any(wide):
+        return x
+    if min(wide) < 0:
+        raise Unsupported(f"operator '{node.name}' takes away instead of padding")
+    held, label = realize(x, state), str(node.name)
+    shape = tuple(n + wide[i] + wide[rank + i] for i, n in enumerate(held.shape))
+    fill = np.zeros(1, np.float32) if number is None else known(number, node).real.reshape(-1)
+    y = new_tensor(shape, "float32")
+    strides = Stored.of(y).strides
+    state.copy(broadcast(state.constant(fill[:1]), shape), y, strides, 0, label)
+    offset = sum(wide[i] * s for i, s in enumerate(strides))
+    state.copy(held, y, strides, offset, label)
+    return Stored.of(y)
+
+
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Concat"): _concat,
     ("", "Expand"): _expand,
-    ("", "Gather"): _gather,
+    ("", "Pad"): _pad,
     ("", "Slice"): _slice,
     ("", "Split"): _split,
     ("", "Transpose"): _transpose,

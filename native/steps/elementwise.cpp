@@ -1,0 +1,297 @@
+// Small tensors of float32 and int64 seen by strides, value by value: masks, ids, comparisons.
+// Whole numbers and truth values are int64, whatever their type in the graph.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+
+#include "rows.hpp"
+#include "steps.hpp"
+
+namespace intact {
+namespace {
+
+using Whole = std::int64_t;
+constexpr std::size_t kMostOperands = 3;
+
+// A row of `n` values; `steps`: from one value to the next, of the operands and then of y.
+struct RowArguments {
+  std::array<const std::uint8_t*, kMostOperands> x;
+  std::uint8_t* y;
+  std::array<std::size_t, kMostOperands> steps;
+  std::size_t y_step, n;
+
+  template <class T>
+  const T* operand(std::size_t i) const {
+    return reinterpret_cast<const T*>(x[i]);
+  }
+};
+
+// What an operator needs, and the loop over a row.
+struct Operator {
+  std::size_t operands;
+  std::array<std::size_t, kMostOperands> sizes;  // bytes of one value
+  std::size_t y_size;
+  void (*row)(const RowArguments&);
+};
+
+template <class Y, class A, class F>
+constexpr Operator unary(F) {
+  return {1, {sizeof(A)}, sizeof(Y), [](const RowArguments& r) {
+            const auto* a = r.operand<A>(0);
+            auto* y = reinterpret_cast<Y*>(r.y);
+            for (std::size_t i = 0; i < r.n; ++i) y[i * r.y_step] = F{}(a[i * r.steps[0]]);
+          }};
+}
+
+template <class Y, class A, class B, class F>
+constexpr Operator binary(F) {
+  return {2, {sizeof(A), sizeof(B)}, sizeof(Y), [](const RowArguments& r) {
+            const auto* a = r.operand<A>(0);
+            const auto* b = r.operand<B>(1);
+            auto* y = reinterpret_cast<Y*>(r.y);
+            if (r.steps[0] == 1 && r.steps[1] == 1 && r.y_step == 1) {
+              for (std::size_t i = 0; i < r.n; ++i) y[i] = F{}(a[i], b[i]);
+              return;
+            }
+            for (std::size_t i = 0; i < r.n; ++i) {
+              y[i * r.y_step] = F{}(a[i * r.steps[0]], b[i * r.steps[1]]);
+            }
+          }};
+}
+
+template <class T>
+constexpr Operator where() {
+  return {3, {sizeof(Whole), sizeof(T), sizeof(T)}, sizeof(T), [](const RowArguments& r) {
+            const auto* condition = r.operand<Whole>(0);
+            const auto* yes = r.operand<T>(1);
+            const auto* no = r.operand<T>(2);
+            auto* y = reinterpret_cast<T*>(r.y);
+            for (std::size_t i = 0; i < r.n; ++i) {
+              y[i * r.y_step] = condition[i * r.steps[0]] ? yes[i * r.steps[1]] : no[i * r.steps[2]];
+            }
+          }};
+}
+
+// Towards zero; what is no int64 becomes the nearest, and NaN the lowest, as x86 has it.
+Whole to_whole(float x) {
+  constexpr float kEnd = 9223372036854775808.0f;  // 2 ** 63
+  if (x >= kEnd) return std::numeric_limits<Whole>::max();
+  if (!(x >= -kEnd)) return std::numeric_limits<Whole>::min();
+  return static_cast<Whole>(x);
+}
+
+// Sums of int64 wrap around, which only unsigned numbers may.
+template <class F>
+Whole wrapped(Whole a, Whole b) {
+  return static_cast<Whole>(F{}(static_cast<std::uint64_t>(a), static_cast<std::uint64_t>(b)));
+}
+
+template <class T, class Table>
+void add_comparisons(Table& table, const std::string& suffix) {
+  table["Equal" + suffix] = binary<Whole, T, T>([](T a, T b) { return Whole{a == b}; });
+  table["Less" + suffix] = binary<Whole, T, T>([](T a, T b) { return Whole{a < b}; });
+  table["LessOrEqual" + suffix] = binary<Whole, T, T>([](T a, T b) { return Whole{a <= b}; });
+  table["Greater" + suffix] = binary<Whole, T, T>([](T a, T b) { return Whole{a > b}; });
+  table["GreaterOrEqual" + suffix] = binary<Whole, T, T>([](T a, T b) { return Whole{a >= b}; });
+  table["Min" + suffix] = binary<T, T, T>([](T a, T b) { return b < a || b != b ? b : a; });
+  table["Max" + suffix] = binary<T, T, T>([](T a, T b) { return b > a || b != b ? b : a; });
+  table["Where" + suffix] = where<T>();
+  table["Copy" + suffix] = unary<T, T>([](T a) { return a; });
+  table["ToTruth" + suffix] = unary<Whole, T>([](T a) { return Whole{a != T{0}}; });
+}
+
+// The name ends in the type of the operands (of the values, for Where).
+const std::map<std::string, Operator>& operators() {
+  static const std::map<std::string, Operator> all = [] {
+    std::map<std::string, Operator> table;
+    add_comparisons<float>(table, ":float32");
+    add_comparisons<Whole>(table, ":int64");
+    table["Add:float32"] = binary<float, float, float>(std::plus<float>{});
+    table["Sub:float32"] = binary<float, float, float>(std::minus<float>{});
+    table["Mul:float32"] = binary<float, float, float>(std::multiplies<float>{});
+    table["Div:float32"] = binary<float, float, float>(std::divides<float>{});
+    table["Neg:float32"] = unary<float, float>([](float a) { return -a; });
+    table["Sqrt:float32"] = unary<float, float>([](float a) { return std::sqrt(a); });
+    table["Add:int64"] = binary<Whole, Whole, Whole>(
+        [](Whole a, Whole b) { return wrapped<std::plus<std::uint64_t>>(a, b); });
+    table["Sub:int64"] = binary<Whole, Whole, Whole>(
+        [](Whole a, Whole b) { return wrapped<std::minus<std::uint64_t>>(a, b); });
+    table["Mul:int64"] = binary<Whole, Whole, Whole>(
+        [](Whole a, Whole b) { return wrapped<std::multiplies<std::uint64_t>>(a, b); });
+    table["And:int64"] =
+        binary<Whole, Whole, Whole>([](Whole a, Whole b) { return Whole{a != 0 && b != 0}; });
+    table["Or:int64"] =
+        binary<Whole, Whole, Whole>([](Whole a, Whole b) { return Whole{a != 0 || b != 0}; });
+    table["Xor:int64"] =
+        binary<Whole, Whole, Whole>([](Whole a, Whole b) { return Whole{(a != 0) != (b != 0)}; });
+    table["Not:int64"] = unary<Whole, Whole>([](Whole a) { return Whole{a == 0}; });
+    table["ToFloat:int64"] = unary<float, Whole>([](Whole a) { return static_cast<float>(a); });
+    table["ToInteger:float32"] = unary<Whole, float>([](float a) { return to_whole(a); });
+    return table;
+  }();
+  return all;
+}
+
+class Elementwise final : public Step {
+ public:
+  Elementwise(const Program& program, const std::string& name, std::vector<View> x, const View& y,
+              std::vector<std::size_t> shape)
+      : x_(std::move(x)), y_(y), shape_(std::move(shape)) {
+    const auto found = operators().find(name);
+    require(found != operators().end(), "an operator is unknown");
+    operator_ = found->second;
+    require(x_.size() == operator_.operands, "an operator has another number of operands");
+    require(!shape_.empty(), "a tensor is a scalar");
+    for (std::size_t i = 0; i < x_.size(); ++i) {
+      check_view(program, x_[i], shape_, operator_.sizes[i]);
+    }
+    check_view(program, y_, shape_, operator_.y_size);
+    outer_ = 1;
+    for (std::size_t i = 0; i + 1 < shape_.size(); ++i) outer_ = times(outer_, shape_[i]);
+  }
+
+  void run(const Context& context) const override {
+    RowArguments start{};
+    for (std::size_t i = 0; i < x_.size(); ++i) {
+      start.x[i] = context.at<const std::uint8_t>(x_[i].region) + x_[i].offset * operator_.sizes[i];
+      start.steps[i] = x_[i].strides.back();
+    }
+    start.y = context.at<std::uint8_t>(y_.region) + y_.offset * operator_.y_size;
+    start.y_step = y_.strides.back();
+    start.n = shape_.back();
+    for_rows(context, outer_, start.n, [&](std::size_t r) {
+      RowArguments row = start;
+      for (std::size_t axis = shape_.size() - 1; axis-- > 0;) {
+        const std::size_t index = r % shape_[axis];
+        r /= shape_[axis];
+        for (std::size_t i = 0; i < x_.size(); ++i) {
+          row.x[i] += index * x_[i].strides[axis] * operator_.sizes[i];
+        }
+        row.y += index * y_.strides[axis] * operator_.y_size;
+      }
+      operator_.row(row);
+    });
+  }
+
+ private:
+  Operator operator_{};
+  std::vector<View> x_;
+  View y_;
+  std::vector<std::size_t> shape_;
+  std::size_t outer_;
+};
+
+enum class Entry { kFloat, kInt8, kUint8 };
+
+// y[outer][i] = table[outer][indices[i]], rows of `size` values, times a scale if there is one.
+class Gather final : public Step {
+ public:
+  Gather(const Program& program, Region table, Region indices, Region y,
+         const std::optional<Region>& scales, const GatherSizes& sizes, const std::string& type,
+         float scale, std::int32_t zero_point, std::string label)
+      : table_(table), indices_(indices), y_(y), scales_(scales), s_(sizes), entry_(entry_of(type)),
+        scale_(scale), zero_point_(zero_point), label_(std::move(label)) {
+    for (const Region& region : {table, indices, y}) program.check(region);
+    require(zero_point >= -255 && zero_point <= 255, "a zero point is not of 8 bits");
+    require(s_.outer > 0 && s_.rows > 0 && s_.count > 0 && s_.size > 0, "a tensor is empty");
+    const std::size_t bytes = entry_ == Entry::kFloat ? sizeof(float) : 1;
+    require(table.bytes >= times(times(times(s_.outer, s_.rows), s_.size), bytes) &&
+                indices.bytes >= times(s_.count, sizeof(Whole)) &&
+                y.bytes >= times(times(times(s_.outer, s_.count), s_.size), sizeof(float)),
+            "a tensor is too small");
+    if (scales_) {
+      program.check(*scales_);
+      require(scales_->bytes >= times(s_.rows, sizeof(float)), "there are too few scales");
+    }
+  }
+
+  void run(const Context& context) const override {
+    const auto* indices = context.at<const Whole>(indices_);
+    const auto rows = static_cast<Whole>(s_.rows);
+    for (std::size_t i = 0; i < s_.count; ++i) {
+      if (indices[i] < -rows || indices[i] >= rows) {
+        throw std::out_of_range("'" + label_ + "' looks up index " + std::to_string(indices[i]) +
+                                "; its table takes indices from " + std::to_string(-rows) + " to " +
+                                std::to_string(rows - 1));
+      }
+    }
+    const auto* table = context.at<const std::uint8_t>(table_);
+    const auto* scales = scales_ ? context.at<const float>(*scales_) : nullptr;
+    auto* y = context.at<float>(y_);
+    for_rows(context, s_.outer * s_.count, s_.size, [&](std::size_t r) {
+      const Whole index = indices[r % s_.count];
+      const std::size_t row = static_cast<std::size_t>(index < 0 ? index + rows : index);
+      const std::size_t first = (r / s_.count * s_.rows + row) * s_.size;
+      const float scale = scales ? scales[row] : scale_;
+      float* to = y + r * s_.size;
+      switch (entry_) {
+        case Entry::kFloat: return copy(reinterpret_cast<const float*>(table) + first, scale, to);
+        case Entry::kInt8: return copy(reinterpret_cast<const std::int8_t*>(table) + first, scale, to);
+        case Entry::kUint8: return copy(table + first, scale, to);
+      }
+    });
+  }
+
+ private:
+  static Entry entry_of(const std::string& type) {
+    if (type == "float32") return Entry::kFloat;
+    if (type == "int8") return Entry::kInt8;
+    require(type == "uint8", "a table is neither float32 nor of 8 bits");
+    return Entry::kUint8;
+  }
+
+  void copy(const float* x, float scale, float* y) const {
+    for (std::size_t i = 0; i < s_.size; ++i) y[i] = x[i] * scale;
+  }
+
+  template <class T>
+  void copy(const T* x, float scale, float* y) const {
+    for (std::size_t i = 0; i < s_.size; ++i) {
+      y[i] = static_cast<float>(static_cast<std::int32_t>(x[i]) - zero_point_) * scale;
+    }
+  }
+
+  Region table_, indices_, y_;
+  std::optional<Region> scales_;
+  GatherSizes s_;
+  Entry entry_;
+  float scale_;
+  std::int32_t zero_point_;
+  std::string label_;
+};
+
+}  // namespace
+
+void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape,
+                std::size_t value_bytes) {
+  program.check(view.region);
+  require(view.strides.size() == shape.size(), "a view has another rank");
+  std::size_t last = view.offset;
+  require(last < SIZE_MAX / 4, "a view lies outside its tensor");
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    require(shape[i] > 0, "a tensor is empty");
+    last += times(shape[i] - 1, view.strides[i]);
+    require(last < SIZE_MAX / 4, "a view lies outside its tensor");
+  }
+  require(last < view.region.bytes / value_bytes, "a view lies outside its tensor");
+}
+
+std::unique_ptr<Step> make_elementwise(const Program& program, const std::string& name,
+                                       std::vector<View> x, const View& y,
+                                       std::vector<std::size_t> shape) {
+  return std::make_unique<Elementwise>(program, name, std::move(x), y, std::move(shape));
+}
+
+std::unique_ptr<Step> make_gather(const Program& program, Region table, Region indices, Region y,
+                                  const std::optional<Region>& scales, const GatherSizes& sizes,
+                                  const std::string& type, float scale, std::int32_t zero_point,
+                                  std::string label) {
+  return std::make_unique<Gather>(program, table, indices, y, scales, sizes, type, scale,
+                                  zero_point, std::move(label));
+}
+
+}  // namespace intact
