@@ -8,7 +8,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from intact.core.errors import InputError
-from tests.engine.build import Array, Graph, needs_native
+from tests.engine.build import Array, Graph, activation, needs_native
 
 pytestmark = needs_native
 RNG = np.random.default_rng(0)
@@ -208,3 +208,16 @@ def test_floats_where_whole_numbers_belong_are_refused() -> None:
     model = Model(graph.proto(["y"]), 1, lambda content: pytest.fail("no session is needed"))
     with pytest.raises(InputError, match="'ids' is float32; give whole numbers"):
         model.run(graph_inputs)
+
+
+@pytest.mark.parametrize("op_type", ["Add", "Mul", "Concat"])
+def test_described_values_become_floats_where_floats_are_read(op_type: str) -> None:
+    """An integer sum, gate or concatenation that is an output, and not quantized again."""
+    graph = Graph()
+    shapes = {"Add": (2, 3, 4, 5), "Mul": (2, 3, 1, 1), "Concat": (2, 2, 4, 5)}
+    a = graph.activation("a", *activation(RNG, (2, 3, 4, 5)))
+    b = graph.activation("b", *activation(RNG, shapes[op_type]))
+    attributes = {"axis": 1} if op_type == "Concat" else {}
+    graph.node(op_type, [a, b], "c", **attributes)
+    graph.node("Relu", ["c"], "y") if op_type == "Add" else graph.node("Identity", ["c"], "y")
+    check(graph)

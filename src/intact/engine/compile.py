@@ -316,8 +316,8 @@ class Model:
         inside = set() if stage.elsewhere else set(stage.nodes)
         nodes = [node for node in self._graph if node in inside or node in parts.free]
         writes = () if stage.elsewhere else stage.writes
-        lowered = lower(nodes, self._constants, given, writes)
         try:
+            lowered = lower(nodes, self._constants, given, writes)
             instructions = fuse(lowered.state.program, lowered.outputs)
             arena = place(instructions, lowered.outputs)
             _check_memory(arena + sum(tensor.storage.bytes for tensor in lowered.outputs))
@@ -326,7 +326,9 @@ class Model:
                 instructions, self.engine, arena, tensors + constants, lowered.outputs,
                 self._weights,
             )  # fmt: skip
-        except ValueError as error:
+        except Unsupported:
+            raise
+        except Exception as error:  # whatever else an untrusted file brings about
             raise Unsupported(str(error)) from None
         written = (str(value.name) for value in writes)
         return Part(
@@ -348,10 +350,6 @@ class Model:
     def _without(self, plan: _Plan, error: Refused) -> _Plan:
         """The partition with the refused operator elsewhere. Raises RuntimeUnavailable."""
         node = error.node
-        if node.op_type == "QuantizeLinear" and node.inputs and node.inputs[0] is not None:
-            # It finishes what it reads, and that is what cannot be computed.
-            producer = node.inputs[0].producer()
-            node = node if producer is None or producer in plan.segments.elsewhere else producer
         if node in plan.segments.elsewhere or node.graph is not self._graph:
             raise _refusal(error)
         self._refused = self._refused or str(error)

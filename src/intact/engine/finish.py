@@ -3,7 +3,7 @@
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,36 @@ def realize(value: Value | None, state: State) -> Stored:
             return Stored.of(y)
         case Dequantized(tensor, quantization):
             return Stored.of(_dequantize(tensor, quantization, state))
+        case Sum(label, a, b):
+            y = _of_two(label, realize(a, state), realize(b, state), 1, False, state)
+            if value.low == -inf and value.high == inf:
+                return Stored.of(y)
+            return realize(
+                Function(label, Stored.of(y), "Clip", lambda v: v, value.low, value.high), state
+            )
+        case Gated(label, a, gate):
+            pixels = prod(a.shape[2:])
+            y = _of_two(label, realize(a, state), realize(gate, state), pixels, True, state)
+            return Stored.of(y)
+        case Joined(label, parts):
+            y, offset = new_tensor(value.shape, "float32"), 0
+            for part in parts:
+                strides = Stored.of(y).strides
+                state.copy(realize(part, state), y, strides, offset * strides[1], label)
+                offset += part.shape[1]
+            return Stored.of(y)
     raise Unsupported(f"{type(value).__name__.lower()} as floats")
+
+
+def _of_two(label: str, a: Stored, b: Stored, repeated: int, product: bool, state: State) -> Tensor:
+    """a + b or a * b, which lie in order; each value of b meets `repeated` values of a."""
+    y = new_tensor(a.shape, "float32")
+    step = 1 if repeated == 1 else 0
+    rows, columns = (1, y.size) if repeated == 1 else (y.size // repeated, repeated)
+    return state.add(
+        "binary", label, y, (a.tensor, b.tensor), product=product, a_strides=(0, columns, 1),
+        b_strides=(0, 1, step), sizes=(1, rows, columns),
+    )  # fmt: skip
 
 
 def _look_up(value: Looked, state: State) -> Stored:

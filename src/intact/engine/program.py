@@ -14,6 +14,7 @@ __all__ = [
     "Quantization",
     "Storage",
     "Tensor",
+    "Unfinished",
     "Unsupported",
     "Windows",
     "new_tensor",
@@ -23,6 +24,10 @@ __all__ = [
 
 class Unsupported(Exception):
     """The engine cannot compile this; the message says what and why."""
+
+
+class Unfinished(Unsupported):
+    """A value was described that cannot be computed in the form that its reader needs."""
 
 
 Dtype = Literal["uint8", "int8", "float32", "int64"]

@@ -31,7 +31,7 @@ from intact.engine.lowering import (
 )
 from intact.engine.lowering.common import Lowering, attribute
 from intact.engine.lowering.folds import fold
-from intact.engine.program import BYTES, Tensor, Unsupported, new_tensor
+from intact.engine.program import BYTES, Tensor, Unfinished, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import Constant, Function, Looked, Opaque, Product, Stored, Value
 
@@ -95,6 +95,8 @@ def lower(
             _lower_node(node, values, absent, state)
         except Refused:
             raise
+        except Unfinished as error:
+            raise Refused(str(error), _describer(node)) from None
         except Unsupported as error:
             raise Refused(str(error), node) from None
         except _FAULTS as error:
@@ -107,6 +109,12 @@ def lower(
         if name not in constants
     }
     return Lowered(state, outputs, known)
+
+
+def _describer(reader: ir.Node) -> ir.Node:
+    """The node that described what cannot be computed."""
+    producer = reader.inputs[0].producer() if reader.inputs and reader.inputs[0] else None
+    return reader if producer is None else producer
 
 
 def _lower_node(

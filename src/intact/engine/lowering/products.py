@@ -11,7 +11,7 @@ from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
 from intact.engine.lowering.lookup import dequantized
-from intact.engine.program import Unsupported, Windows, new_tensor
+from intact.engine.program import Unfinished, Unsupported, Windows, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -47,7 +47,11 @@ def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> V
     if x is None or isinstance(x, Constant):
         raise Unsupported(f"operator '{node.name}' quantizes a constant")
     to = quantization(node, scale, point)
-    return Dequantized(quantize(x, to, _wants_images(node, x), str(node.name), state), to)
+    try:
+        tensor = quantize(x, to, _wants_images(node, x), str(node.name), state)
+    except Unsupported as error:
+        raise Unfinished(str(error)) from None
+    return Dequantized(tensor, to)
 
 
 def _wants_images(node: ir.Node, x: Value) -> bool:

@@ -56,6 +56,8 @@ def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, 
             axes = known(read[1], node).array.reshape(-1)
             wide = rank + axes.size
             new = {int(a) % wide for a in axes}
+            if len(new) != axes.size:
+                raise Unsupported(f"operator '{node.name}' adds an axis twice")
             old = iter(x.shape)
             return tuple(1 if i in new else next(old) for i in range(wide))
     return x.shape
