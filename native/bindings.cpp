@@ -22,7 +22,7 @@
 namespace nb = nanobind;
 using namespace intact;
 
-void bind_small(nb::class_<Program>& program);  // bindings_small.cpp
+void bind_small(nb::module_& m, nb::class_<Program>& program);  // bindings_small.cpp
 
 namespace {
 
@@ -426,5 +426,5 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
          nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"),
          nb::arg("masks"));
-  bind_small(program);
+  bind_small(m, program);
 }

@@ -1,6 +1,7 @@
 // The steps for ids and masks, as methods of Program.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -8,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -19,9 +21,25 @@
 namespace nb = nanobind;
 using namespace intact;
 
-void bind_small(nb::class_<Program>& program);
+void bind_small(nb::module_& m, nb::class_<Program>& program);
 
 namespace {
+
+using Weights = nb::ndarray<const std::int8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Sums = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>;
+
+// Of each column of weights [groups, K, N].
+Sums column_sums_of(const Weights& weights) {
+  const std::size_t groups = weights.shape(0), k = weights.shape(1), n = weights.shape(2);
+  require(k < (std::size_t{1} << 24), "weights have too many rows");
+  auto sums = std::make_unique<std::vector<std::int32_t>>(groups * n);
+  for (std::size_t g = 0; g < groups; ++g) {
+    column_sums(weights.data() + g * k * n, k, n, sums->data() + g * n);
+  }
+  std::int32_t* data = sums->data();
+  nb::capsule owner(sums.release(), [](void* p) noexcept { delete static_cast<std::vector<std::int32_t>*>(p); });
+  return Sums(data, {groups * n}, owner);
+}
 
 // As in bindings.cpp: (space, offset or index, bytes); and (place, offset, strides).
 using Place = std::tuple<int, std::size_t, std::size_t>;
@@ -41,7 +59,8 @@ Region target(const Place& place) {
 
 }  // namespace
 
-void bind_small(nb::class_<Program>& program) {
+void bind_small(nb::module_& m, nb::class_<Program>& program) {
+  m.def("column_sums", &column_sums_of, nb::arg("weights"), "The sums of weights [groups, K, N] over K.");
   program
       .def("elementwise", [](Program& p, const std::string& label, const std::string& name,
                              const std::vector<Strided>& x, const Strided& y,

@@ -170,6 +170,8 @@ std::vector<const char*> available_kernels();
 std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed);
+// sums[n] of the columns of w[k][n]; k below 2 ** 24.
+void column_sums(const std::int8_t* w, std::size_t k, std::size_t n, std::int32_t* sums);
 
 // Depthwise weights w[kernel_h * kernel_w][channels], four rows of the kernel side by side:
 // [channels / lanes][kernel_w][groups of 4 rows][4 * lanes].

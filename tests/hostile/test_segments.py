@@ -36,7 +36,7 @@ def with_segment() -> Graph:
 
 
 def session(proto: onnx.ModelProto) -> NativeSession:
-    return NativeSession(proto, 2)
+    return NativeSession(proto.SerializeToString(), 2)
 
 
 def test_the_model_is_sound() -> None:

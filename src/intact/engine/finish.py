@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intact.core.arithmetic import table
+from intact.core.native import native
 from intact.core.qparams import QParams
 from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
 from intact.engine.state import State
@@ -237,11 +238,13 @@ def _copy(
 
 def _folded_bias(value: Product) -> NDArray[np.int32]:
     """The bias with the zero point's share of each sum, which padding holds too."""
-    weights = value.weights.astype(np.int64)
-    sums = weights.sum(axis=1).reshape(-1)
+    assert native is not None
+    sums = native.column_sums(np.ascontiguousarray(value.weights)).astype(np.int64)
     # With zero points of their own, rows take their share away at run time.
     bias = sums if value.rows else value.bias - value.x_zero_point * sums
-    most = np.abs(weights).sum(axis=1).reshape(-1) * 255
+    most: Any = value.weights.shape[1] * 128 * 255
+    if most + np.abs(bias).max(initial=0) >= 2**31:  # perhaps; else surely not
+        most = np.abs(value.weights.astype(np.int64)).sum(axis=1).reshape(-1) * 255
     if (most + np.abs(bias)).max(initial=0) >= 2**31:
         raise Unsupported(f"'{value.label}': sums beyond int32")
     return np.asarray(bias, np.int32)

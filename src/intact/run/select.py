@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
-import onnx
 from numpy.typing import NDArray
 
 from intact.core.errors import InputError, RuntimeUnavailable
@@ -25,9 +24,7 @@ class SelectedSession:
         ModelFileError if ONNX Runtime refuses it, and InputError for another name.
     """
 
-    def __init__(
-        self, proto: onnx.ModelProto, content: bytes, threads: int | None, runtime: Runtime
-    ) -> None:
+    def __init__(self, content: bytes, threads: int | None, runtime: Runtime) -> None:
         if runtime not in RUNTIMES:
             raise InputError(f"runtime '{runtime}' is unknown; choose from {', '.join(RUNTIMES)}")
         self._content, self._threads = content, threads
@@ -36,7 +33,7 @@ class SelectedSession:
         self.refusal = ""  # why the native engine does not run the model
         if runtime != "onnxruntime":
             try:
-                self.native = NativeSession(proto, threads)
+                self.native = NativeSession(content, threads)
             except RuntimeUnavailable as error:
                 self._refuse(error)
         if self.native is None:
