@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import intact
+from intact.capture.file import read_model
 from intact.core.errors import InputError, IntactError, RuntimeUnavailable
 from intact.engine.compile import Model
 from intact.run.native import NativeSession
@@ -36,7 +37,7 @@ def with_segment() -> Graph:
 
 
 def session(proto: onnx.ModelProto) -> NativeSession:
-    return NativeSession(proto.SerializeToString(), 2)
+    return NativeSession(read_model(proto.SerializeToString()), 2)
 
 
 def test_the_model_is_sound() -> None:
@@ -57,11 +58,9 @@ def test_mutated_segments_are_run_or_refused(seed: int) -> None:
         changed = mutate(proto, rng)
         if changed is None:
             continue
-        try:
-            session(changed).run(graph.inputs)
+        with contextlib.suppress(IntactError):
+            intact.QuantizedModel(changed.SerializeToString(), 2, "native").run(graph.inputs)
             ran += 1
-        except IntactError:
-            pass
     assert ran > 5
 
 

@@ -32,6 +32,8 @@ _DTYPES: Final[dict[int, str]] = {
     onnx.TensorProto.UINT8: "u1",
     onnx.TensorProto.INT32: "<i4",
     onnx.TensorProto.INT64: "<i8",
+    onnx.TensorProto.FLOAT16: "<f2",
+    onnx.TensorProto.DOUBLE: "<f8",
 }
 
 Span = tuple[int, int]  # first byte, and the one behind the last

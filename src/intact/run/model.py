@@ -9,10 +9,9 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from intact.capture.file import skeleton
+from intact.capture.file import read_model
 from intact.capture.onnx import read_content, signature_of
 from intact.capture.signature import Outputs, Signature
 from intact.core.errors import ModelFileError
@@ -83,16 +82,17 @@ class QuantizedModel(OnnxModel):
         self, content: bytes, threads: int | None = None, runtime: Runtime = "auto"
     ) -> None:
         try:
-            proto, _ = skeleton(content)
-        except DecodeError as error:
+            graph = read_model(content)
+        except Exception as error:  # protobuf's and onnx_ir's errors share no base
             raise ModelFileError(f"the content is not an ONNX file: {error}") from None
-        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        metadata = graph.metadata_props
         stored = metadata.get("intact.signature")
         super().__init__(
             content,
-            signature_of(ir.from_proto(proto)) if stored is None else Signature.from_json(stored),
+            signature_of(graph) if stored is None else Signature.from_json(stored),
             threads,
         )
+        self._graph: ir.Model | None = graph  # until the session is opened
         self._asked = runtime
         self.target = metadata.get("intact.target", "")
         self.decisions = _decisions(metadata.get("intact.decisions", "{}"))
@@ -106,7 +106,8 @@ class QuantizedModel(OnnxModel):
     @cached_property
     def session(self) -> SelectedSession:
         """The open session. Raises RuntimeUnavailable or ModelFileError if there can be none."""
-        return SelectedSession(self.content, self.threads, self._asked)
+        graph, self._graph = self._graph or read_model(self.content), None
+        return SelectedSession(graph, self.content, self.threads, self._asked)
 
     @property
     def runtime(self) -> str:

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intact.capture.file import read_model
 from intact.core.errors import IntactError, RuntimeUnavailable
 from intact.core.machine import cores
 from intact.engine.compile import Executable, Model
@@ -23,25 +23,21 @@ _INTEGER = frozenset({"convolution", "depthwise", "real_convolution", "real_dept
 class NativeSession:
     """A model opened by the native engine.
 
-    content: the bytes of the ONNX file; weights are read from them whenever a program is compiled.
+    graph: is changed; weights are read from it whenever a program is compiled.
     threads: number of threads, None for all cores. The environment variable INTACT_ISA names an
     instruction set to use instead of the best; `intact --version` lists them.
     Raises RuntimeUnavailable, naming the operator, if the engine cannot run the model; `run` may
     raise it too, for inputs of shapes that were not met before.
     """
 
-    def __init__(self, content: bytes, threads: int | None = None) -> None:
+    def __init__(self, graph: ir.Model, threads: int | None = None) -> None:
         count = threads or cores()
-        try:
-            model = read_model(content)
-        except Exception as error:  # protobuf's and onnx_ir's errors share no base
-            raise RuntimeUnavailable(f"the engine cannot read this model: {error}") from None
 
         def open_session(content: bytes) -> _Elsewhere:
             return _Elsewhere(content, count)
 
-        self._model = Model(model, count, open_session, os.environ.get("INTACT_ISA", ""))
-        self._outputs = [str(value.name) for value in model.graph.outputs]
+        self._model = Model(graph, count, open_session, os.environ.get("INTACT_ISA", ""))
+        self._outputs = [str(value.name) for value in graph.graph.outputs]
 
     @property
     def elsewhere(self) -> tuple[str, ...]:

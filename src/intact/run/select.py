@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.core.errors import InputError, RuntimeUnavailable
@@ -19,12 +20,16 @@ RUNTIMES: Final[tuple[Runtime, ...]] = get_args(Runtime)
 class SelectedSession:
     """A model opened by the runtime that was asked for.
 
+    graph, content: of the same file. The graph is changed.
+
     runtime: "native" or "onnxruntime"; "auto" takes the first where it runs the model and the
         second elsewhere. Raises RuntimeUnavailable if "native" cannot run the model,
         ModelFileError if ONNX Runtime refuses it, and InputError for another name.
     """
 
-    def __init__(self, content: bytes, threads: int | None, runtime: Runtime) -> None:
+    def __init__(
+        self, graph: ir.Model, content: bytes, threads: int | None, runtime: Runtime
+    ) -> None:
         if runtime not in RUNTIMES:
             raise InputError(f"runtime '{runtime}' is unknown; choose from {', '.join(RUNTIMES)}")
         self._content, self._threads = content, threads
@@ -33,7 +38,7 @@ class SelectedSession:
         self.refusal = ""  # why the native engine does not run the model
         if runtime != "onnxruntime":
             try:
-                self.native = NativeSession(content, threads)
+                self.native = NativeSession(graph, threads)
             except RuntimeUnavailable as error:
                 self._refuse(error)
         if self.native is None:

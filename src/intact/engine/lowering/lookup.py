@@ -31,9 +31,9 @@ def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if index.size == 0 or (index < -size).any() or (index >= size).any():
         raise Unsupported(f"operator '{node.name}' gathers beyond its input")
     places = np.where(index < 0, index + size, index).reshape(-1)
-    steps = np.unique(np.diff(places))
+    steps = np.diff(places)
     before, after = part.shape[:axis], part.shape[axis + 1 :]
-    if places.size == 1 or (steps.size == 1 and steps[0] >= 0):
+    if places.size == 1 or (steps[0] >= 0 and (steps == steps[0]).all()):
         # One after another: a view.
         step = int(steps[0]) if steps.size else 1
         walk = part.strides[axis] * step

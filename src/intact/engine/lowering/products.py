@@ -96,7 +96,9 @@ def _weights(
     middle = 128 if constant.array.dtype == np.uint8 else 0
     if constant.zero_point is not None and (constant.zero_point != middle).any():
         raise Unsupported(f"operator '{node.name}' has weights that are not symmetric")
-    integers = (constant.array.astype(np.int16) - middle).astype(np.int8)
+    integers = constant.array
+    if middle:
+        integers = (integers.astype(np.int16) - middle).astype(np.int8)
     return integers, constant.scale, constant.axis
 
 
