@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import intact
+from intact.core.native import native as engine
 from intact.evaluate.fidelity import sqnr_db
 from intact.run.model import FloatModel
 
@@ -19,6 +20,7 @@ CONVOLUTIONAL = {
     "mobilenet_v3_small": 64, "efficientnet_b0": 64, "shufflenet_v2_x1_0": 64,
     "regnet_y_400mf": 64, "densenet121": 64, "convnext_tiny": 64, "swin_t": 64, "vit_b_16": 224,
 }  # fmt: skip
+TRANSFORMERS = ("convnext_tiny", "swin_t", "vit_b_16")
 
 
 def built(name: str) -> torch.nn.Module:
@@ -34,9 +36,12 @@ def built(name: str) -> torch.nn.Module:
 
 
 def check(
-    prepared: intact.Prepared, test: Any, floor_db: float, integer: int
+    prepared: intact.Prepared, test: Any, floor_db: float, integer: int, native: bool = False
 ) -> dict[str, intact.QuantizedModel]:
-    """Both modes keep the outputs within the floor and quantize `integer` operators or more."""
+    """Both modes keep the outputs within the floor and quantize `integer` operators or more.
+
+    native: whether the engine runs all of it.
+    """
     exact = FloatModel(prepared.graph, prepared.signature)
     feeds = prepared.signature.bind_batch(test)
     expected = exact.run(feeds)[0]
@@ -46,6 +51,9 @@ def check(
         assert sqnr_db(expected, quantized.run(feeds)[0]) > floor_db, mode
         chosen = [d for d in quantized.decisions.values() if d["weights"] and d["mode"] != "float"]
         assert len(chosen) >= integer, mode
+        if native and engine is not None:
+            assert quantized.runtime == "native", quantized.session.refusal
+            assert quantized.session.elsewhere == ()
         models[mode] = quantized
     return models
 
@@ -56,7 +64,8 @@ def test_torchvision(name: str) -> None:
     prepared = intact.prepare(model, torch.randn(1, 3, size, size))
     prepared.calibrate([torch.randn(4, 3, size, size) for _ in range(2)])
     weighted = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
-    models = check(prepared, torch.randn(3, 3, size, size), 20, len(weighted))
+    native = name in TRANSFORMERS
+    models = check(prepared, torch.randn(3, 3, size, size), 20, len(weighted), native)
     assert models["static"].size < 0.32 * models["static"].float_bytes
 
 
@@ -67,16 +76,16 @@ def text_batch(size: int, length: int, vocabulary: int) -> dict[str, torch.Tenso
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+@pytest.mark.parametrize("kind", ["Albert", "Bert", "DistilBert", "Electra", "GPT2"])
 def test_transformers_text(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    sizes: dict[str, Any] = (
-        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "intermediate_size": 128}
-        if kind == "Bert"
-        else {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128}
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "DistilBert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+        "GPT2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "use_cache": False,
+                 "bos_token_id": 0, "eos_token_id": 0},
+    }.get(kind, {"hidden_size": 64, "embedding_size": 64, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "intermediate_size": 128})  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(vocab_size=100, **sizes)
     model = getattr(transformers, f"{kind}Model")(config).eval()
     example = text_batch(2, 6, 100)
@@ -84,7 +93,7 @@ def test_transformers_text(kind: str) -> None:
         model, example, dynamic_axes={name: {1: "length"} for name in example}
     )
     prepared.calibrate([text_batch(4, length, 100) for length in (5, 9, 12)])
-    models = check(prepared, text_batch(3, 8, 100), 25, 12)
+    models = check(prepared, text_batch(3, 8, 100), 25, 8, native=True)
     batch = text_batch(2, 7, 100)
     result = models["static"](**batch)
     assert isinstance(result.last_hidden_state, torch.Tensor)
@@ -105,7 +114,31 @@ def test_transformers_image(kind: str) -> None:
     model = getattr(transformers, f"{kind}Model")(config).eval()
     prepared = intact.prepare(model, {"pixel_values": torch.randn(1, 3, 64, 64)})
     prepared.calibrate([{"pixel_values": torch.randn(4, 3, 64, 64)} for _ in range(2)])
-    check(prepared, {"pixel_values": torch.randn(3, 3, 64, 64)}, 20, 10)
+    check(prepared, {"pixel_values": torch.randn(3, 3, 64, 64)}, 20, 10, native=True)
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Roberta"])
+def test_positions_that_depend_on_the_mask_run_elsewhere(kind: str) -> None:
+    """They are sums along the tokens, which the engine does not know; all else is its own."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = (
+        {"ffn_dim": 128, "word_embed_proj_dim": 64, "use_cache": False}
+        if kind == "OPT"
+        else {"intermediate_size": 128}
+    )
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **sizes
+    )
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    example = text_batch(2, 6, 100)
+    axes = {name: {1: "length"} for name in example}
+    prepared = intact.prepare(model, example, dynamic_axes=axes)
+    prepared.calibrate([text_batch(4, length, 100) for length in (5, 9, 12)])
+    models = check(prepared, text_batch(3, 8, 100), 25, 8)
+    for quantized in models.values():
+        assert engine is None or quantized.runtime == "native", quantized.session.refusal
+        assert engine is None or any("cumsum" in name for name in quantized.session.elsewhere)
 
 
 def test_transformer_does_not_see_its_batch_when_dynamic() -> None:

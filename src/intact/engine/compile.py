@@ -69,7 +69,7 @@ class Part:
         """What the program reads and writes."""
         inputs = [_readable(env[name]) for name in self.inputs]
         outputs = [np.empty(tensor.shape, tensor.dtype) for _, tensor in self.outputs]
-        return inputs + self.constants, outputs
+        return (inputs + self.constants) if self.constants else inputs, outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,14 @@ class Model:
         self._sessions: dict[tuple[ir.Node, ...], Elsewhere] = {}
         self._refused = ""  # why the first operator runs elsewhere
         self._latest = self._first
-        self._output_types = [_array_type(value) for value in self._graph.outputs]
+        self._outputs = [(str(v.name), _array_type(v)) for v in self._graph.outputs]
+        # Name, the type that it is turned into, and whether it must be of whole numbers.
+        self._inputs = [
+            (str(v.name), np.float32 if v.dtype == ir.DataType.FLOAT else None,
+             v.dtype is not None and v.dtype.is_integer())
+            for v in self._graph.inputs
+            if str(v.name) not in self._constants
+        ]  # fmt: skip
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
@@ -193,8 +200,7 @@ class Model:
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs for the inputs `feeds`."""
         _, env = self._walk(self._checked(feeds), last=True)
-        results = zip(self._graph.outputs, self._output_types, strict=True)
-        return [env[str(value.name)].astype(dtype, copy=False) for value, dtype in results]
+        return [env[name].astype(dtype, copy=False) for name, dtype in self._outputs]
 
     def profile(self, feeds: Mapping[str, Array], repetitions: int) -> list[tuple[str, float]]:
         """Each operator of the program and the least seconds that it took, in order."""
@@ -218,16 +224,11 @@ class Model:
     def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The inputs by name."""
         found = {}
-        for value in self._graph.inputs:
-            name = str(value.name)
-            if name in self._graph.initializers:
-                continue
+        for name, dtype, whole in self._inputs:
             if name not in feeds:
                 raise InputError(f"input '{name}' is missing; give all of the model's inputs")
-            array = np.asarray(feeds[name])
-            if value.dtype == ir.DataType.FLOAT:
-                array = np.asarray(array, np.float32)
-            elif value.dtype is not None and value.dtype.is_integer() and array.dtype.kind == "f":
+            array = np.asarray(feeds[name], dtype)
+            if whole and array.dtype.kind == "f":
                 raise InputError(f"input '{name}' is {array.dtype}; give whole numbers")
             found[name] = array
         return found

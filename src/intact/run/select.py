@@ -82,5 +82,10 @@ class SelectedSession:
             try:
                 return native.run(feeds, outputs)
             except RuntimeUnavailable as error:
+                if self._asked == "native":
+                    raise
+                # Where the inputs are at fault, ONNX Runtime fails too, and all stays as it is.
+                results = self._fallback.run(feeds, outputs)
                 self._refuse(error)
+                return results
         return self._fallback.run(feeds, outputs)
