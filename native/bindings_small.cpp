@@ -82,5 +82,9 @@ void bind_small(nb::module_& m, nb::class_<Program>& program) {
               label);
       }, nb::arg("label"), nb::arg("table"), nb::arg("indices"), nb::arg("y"),
          nb::arg("scales").none(), nb::arg("sizes"), nb::arg("type"), nb::arg("scale"),
-         nb::arg("zero_point"), nb::arg("name"));
+         nb::arg("zero_point"), nb::arg("name"))
+      .def("running_sum", [](Program& p, const std::string& label, const Place& x, const Place& y,
+                             const std::array<std::size_t, 3>& sizes, bool whole) {
+        p.add(make_running_sum(p, region(x), target(y), sizes[0], sizes[1], sizes[2], whole), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("sizes"), nb::arg("whole"));
 }

@@ -1,7 +1,6 @@
 // Small tensors of float32 and int64 seen by strides, value by value: masks, ids, comparisons.
 // Whole numbers and truth values are int64, whatever their type in the graph.
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -115,6 +114,9 @@ const std::map<std::string, Operator>& operators() {
     table["Mul:float32"] = binary<float, float, float>(std::multiplies<float>{});
     table["Div:float32"] = binary<float, float, float>(std::divides<float>{});
     table["Neg:float32"] = unary<float, float>([](float a) { return -a; });
+    table["Pow:float32"] =
+        binary<float, float, float>([](float a, float b) { return std::pow(a, b); });
+    table["Reciprocal:float32"] = unary<float, float>([](float a) { return 1.0f / a; });
     table["Sqrt:float32"] = unary<float, float>([](float a) { return std::sqrt(a); });
     table["Add:int64"] = binary<Whole, Whole, Whole>(
         [](Whole a, Whole b) { return wrapped<std::plus<std::uint64_t>>(a, b); });
@@ -185,85 +187,6 @@ class Elementwise final : public Step {
   std::size_t outer_;
 };
 
-enum class Entry { kFloat, kInt8, kUint8 };
-
-// y[outer][i] = table[outer][indices[i]], rows of `size` values, times a scale if there is one.
-class Gather final : public Step {
- public:
-  Gather(const Program& program, Region table, Region indices, Region y,
-         const std::optional<Region>& scales, const GatherSizes& sizes, const std::string& type,
-         float scale, std::int32_t zero_point, std::string label)
-      : table_(table), indices_(indices), y_(y), scales_(scales), s_(sizes), entry_(entry_of(type)),
-        scale_(scale), zero_point_(zero_point), label_(std::move(label)) {
-    for (const Region& region : {table, indices, y}) program.check(region);
-    require(zero_point >= -255 && zero_point <= 255, "a zero point is not of 8 bits");
-    require(s_.outer > 0 && s_.rows > 0 && s_.count > 0 && s_.size > 0, "a tensor is empty");
-    const std::size_t bytes = entry_ == Entry::kFloat ? sizeof(float) : 1;
-    require(table.bytes >= times(times(times(s_.outer, s_.rows), s_.size), bytes) &&
-                indices.bytes >= times(s_.count, sizeof(Whole)) &&
-                y.bytes >= times(times(times(s_.outer, s_.count), s_.size), sizeof(float)),
-            "a tensor is too small");
-    if (scales_) {
-      program.check(*scales_);
-      require(scales_->bytes >= times(s_.rows, sizeof(float)), "there are too few scales");
-    }
-  }
-
-  void run(const Context& context) const override {
-    const auto* indices = context.at<const Whole>(indices_);
-    const auto rows = static_cast<Whole>(s_.rows);
-    for (std::size_t i = 0; i < s_.count; ++i) {
-      if (indices[i] < -rows || indices[i] >= rows) {
-        throw std::out_of_range("'" + label_ + "' looks up index " + std::to_string(indices[i]) +
-                                "; its table takes indices from " + std::to_string(-rows) + " to " +
-                                std::to_string(rows - 1));
-      }
-    }
-    const auto* table = context.at<const std::uint8_t>(table_);
-    const auto* scales = scales_ ? context.at<const float>(*scales_) : nullptr;
-    auto* y = context.at<float>(y_);
-    for_rows(context, s_.outer * s_.count, s_.size, [&](std::size_t r) {
-      const Whole index = indices[r % s_.count];
-      const std::size_t row = static_cast<std::size_t>(index < 0 ? index + rows : index);
-      const std::size_t first = (r / s_.count * s_.rows + row) * s_.size;
-      const float scale = scales ? scales[row] : scale_;
-      float* to = y + r * s_.size;
-      switch (entry_) {
-        case Entry::kFloat: return copy(reinterpret_cast<const float*>(table) + first, scale, to);
-        case Entry::kInt8: return copy(reinterpret_cast<const std::int8_t*>(table) + first, scale, to);
-        case Entry::kUint8: return copy(table + first, scale, to);
-      }
-    });
-  }
-
- private:
-  static Entry entry_of(const std::string& type) {
-    if (type == "float32") return Entry::kFloat;
-    if (type == "int8") return Entry::kInt8;
-    require(type == "uint8", "a table is neither float32 nor of 8 bits");
-    return Entry::kUint8;
-  }
-
-  void copy(const float* x, float scale, float* y) const {
-    for (std::size_t i = 0; i < s_.size; ++i) y[i] = x[i] * scale;
-  }
-
-  template <class T>
-  void copy(const T* x, float scale, float* y) const {
-    for (std::size_t i = 0; i < s_.size; ++i) {
-      y[i] = static_cast<float>(static_cast<std::int32_t>(x[i]) - zero_point_) * scale;
-    }
-  }
-
-  Region table_, indices_, y_;
-  std::optional<Region> scales_;
-  GatherSizes s_;
-  Entry entry_;
-  float scale_;
-  std::int32_t zero_point_;
-  std::string label_;
-};
-
 }  // namespace
 
 void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape,
@@ -284,14 +207,6 @@ std::unique_ptr<Step> make_elementwise(const Program& program, const std::string
                                        std::vector<View> x, const View& y,
                                        std::vector<std::size_t> shape) {
   return std::make_unique<Elementwise>(program, name, std::move(x), y, std::move(shape));
-}
-
-std::unique_ptr<Step> make_gather(const Program& program, Region table, Region indices, Region y,
-                                  const std::optional<Region>& scales, const GatherSizes& sizes,
-                                  const std::string& type, float scale, std::int32_t zero_point,
-                                  std::string label) {
-  return std::make_unique<Gather>(program, table, indices, y, scales, sizes, type, scale,
-                                  zero_point, std::move(label));
 }
 
 }  // namespace intact

@@ -161,11 +161,15 @@ struct GatherSizes {
   std::size_t outer, rows, count, size;
 };
 // y[outer][i] = (table[outer][indices[i]] - zero_point) * scale in float32. type: of the table,
-// "float32", "int8" or "uint8"; a float32 table has no zero point. indices: int64; one beyond the
-// table raises std::out_of_range, which names `label`, when the program runs.
+// "float32", "int8", "uint8", or "int64", which stays as it is; a float32 table has no zero point.
+// indices: int64; one beyond the table raises std::out_of_range, which names `label`, when the program runs.
 std::unique_ptr<Step> make_gather(const Program& program, Region table, Region indices, Region y,
                                   const std::optional<Region>& scales, const GatherSizes& sizes,
                                   const std::string& type, float scale, std::int32_t zero_point,
                                   std::string label);
+// y[outer][i][inner] = sum of x[outer][0 ... i][inner], of int64 if `whole`, else of float32.
+std::unique_ptr<Step> make_running_sum(const Program& program, Region x, Region y,
+                                       std::size_t outer, std::size_t count, std::size_t inner,
+                                       bool whole);
 
 }  // namespace intact

@@ -221,3 +221,44 @@ def test_described_values_become_floats_where_floats_are_read(op_type: str) -> N
     graph.node(op_type, [a, b], "c", **attributes)
     graph.node("Relu", ["c"], "y") if op_type == "Add" else graph.node("Identity", ["c"], "y")
     check(graph)
+
+
+@pytest.mark.parametrize("table", [np.arange(7) * 3, np.arange(21, dtype=np.int32).reshape(7, 3)])
+def test_tables_of_whole_numbers(table: Array) -> None:
+    """As of the buckets of relative positions."""
+    graph = Graph()
+    graph.node("Gather", [graph.constant("t", table), graph.input("i", np.array([[6, -7]]))], "g")
+    as_float(graph, "g")
+    check(graph)
+
+
+def test_gather_elements_of_a_repeated_row() -> None:
+    graph = Graph()
+    table = graph.constant("t", np.tile(RNG.random(9, np.float32), (3, 1)))
+    graph.node(
+        "GatherElements", [table, graph.input("i", np.array([[1, 8], [-9, 0]]))], "y", axis=1
+    )
+    expected = graph.constants["t"][0][graph.inputs["i"]]
+    np.testing.assert_array_equal(graph.run(["y"])[0], expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("x", [WHOLE, RNG.standard_normal((2, 3, 4)).astype(np.float32)])
+def test_running_sums(x: Array, axis: int) -> None:
+    graph = Graph()
+    graph.node("CumSum", [graph.input("x", x), graph.constant("axis", np.array(axis))], "c")
+    as_float(graph, "c")
+    found = graph.run(["y"])[0]
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(found, x.cumsum(axis).astype(np.float32), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0, 0.5])
+def test_powers_and_reciprocals(exponent: float) -> None:
+    """As of a normalization by the root of the mean of squares."""
+    graph = Graph()
+    x = graph.input("x", RNG.uniform(0.1, 3, (2, 4, 8)).astype(np.float32))
+    graph.node("Pow", [x, graph.constant("e", np.float32(exponent))], "p")
+    graph.node("Reciprocal", [graph.node("Sqrt", ["p"], "root")], "r")
+    graph.node("Mul", [x, "r"], "y")
+    check(graph)

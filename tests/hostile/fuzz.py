@@ -189,7 +189,7 @@ def survives(proto: onnx.ModelProto, feeds: dict[str, Array], isa: str = "") -> 
 
 
 def _no_session(content: bytes) -> None:
-    raise IntactError("the part before the engine is not tested here")
+    raise IntactError("no other runtime is tested here")
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ def test_unsorted_and_circular_graphs_are_refused() -> None:
         ({"scales": (0, 192, 4)}, "too few scales"),
         ({"sizes": (0, 2, 2, 4)}, "is empty"),
         ({"sizes": (1, 2**62, 2, 4)}, "too large"),
-        ({"type": "int4"}, "neither float32 nor"),
+        ({"type": "int4"}, "neither float32, int64 nor"),
         ({"zero_point": -(2**31)}, "not of 8 bits"),
     ],
 )

@@ -76,7 +76,9 @@ def text_batch(size: int, length: int, vocabulary: int) -> dict[str, torch.Tenso
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("kind", ["Albert", "Bert", "DistilBert", "Electra", "GPT2"])
+@pytest.mark.parametrize(
+    "kind", ["Albert", "Bert", "DistilBert", "Electra", "GPT2", "Llama", "OPT", "Roberta"]
+)
 def test_transformers_text(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -84,6 +86,10 @@ def test_transformers_text(kind: str) -> None:
         "DistilBert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
         "GPT2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "use_cache": False,
                  "bos_token_id": 0, "eos_token_id": 0},
+        "Llama": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "intermediate_size": 128, "use_cache": False},
+        "OPT": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "ffn_dim": 128, "word_embed_proj_dim": 64, "use_cache": False},
     }.get(kind, {"hidden_size": 64, "embedding_size": 64, "num_hidden_layers": 2,
                  "num_attention_heads": 4, "intermediate_size": 128})  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(vocab_size=100, **sizes)
@@ -115,30 +121,6 @@ def test_transformers_image(kind: str) -> None:
     prepared = intact.prepare(model, {"pixel_values": torch.randn(1, 3, 64, 64)})
     prepared.calibrate([{"pixel_values": torch.randn(4, 3, 64, 64)} for _ in range(2)])
     check(prepared, {"pixel_values": torch.randn(3, 3, 64, 64)}, 20, 10, native=True)
-
-
-@pytest.mark.parametrize("kind", ["OPT", "Roberta"])
-def test_positions_that_depend_on_the_mask_run_elsewhere(kind: str) -> None:
-    """They are sums along the tokens, which the engine does not know; all else is its own."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = (
-        {"ffn_dim": 128, "word_embed_proj_dim": 64, "use_cache": False}
-        if kind == "OPT"
-        else {"intermediate_size": 128}
-    )
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **sizes
-    )
-    model = getattr(transformers, f"{kind}Model")(config).eval()
-    example = text_batch(2, 6, 100)
-    axes = {name: {1: "length"} for name in example}
-    prepared = intact.prepare(model, example, dynamic_axes=axes)
-    prepared.calibrate([text_batch(4, length, 100) for length in (5, 9, 12)])
-    models = check(prepared, text_batch(3, 8, 100), 25, 8)
-    for quantized in models.values():
-        assert engine is None or quantized.runtime == "native", quantized.session.refusal
-        assert engine is None or any("cumsum" in name for name in quantized.session.elsewhere)
 
 
 def test_transformer_does_not_see_its_batch_when_dynamic() -> None:

@@ -100,6 +100,13 @@ def _single(node: ir.Node, read: list[Value | None], state: State) -> Value:
     return apply(f"{node.op_type}:float32", (x,), "float32", str(node.name), state)
 
 
+def _power(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, exponent = realize(read[0], state), read[1]
+    if isinstance(exponent, Constant) and exponent.array.size == 1 and (exponent.real == 2).all():
+        return apply("Mul:float32", (x, x), "float32", str(node.name), state)
+    return apply("Pow:float32", (x, realize(exponent, state)), "float32", str(node.name), state)
+
+
 def _compare(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = _pair(node, read, state)
     return apply(f"{node.op_type}:{a.tensor.dtype}", (a, b), "int64", str(node.name), state)
@@ -198,7 +205,8 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "GatherND"): _gather_nd,
     ("", "Not"): _not,
     **table_of(("Max", "Min", "Sub"), arithmetic),
-    **table_of(("Neg", "Sqrt"), _single),
+    ("", "Pow"): _power,
+    **table_of(("Neg", "Reciprocal", "Sqrt"), _single),
     **table_of(_COMPARISONS, _compare),
     **table_of(_LOGIC, _logic),
 }

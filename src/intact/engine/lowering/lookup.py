@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from intact.engine.lowering.common import Lowering, attribute, describe, known
 from intact.engine.lowering.elementwise import stored
-from intact.engine.program import Unsupported, new_tensor
+from intact.engine.program import Dtype, Tensor, Unsupported, new_tensor
 from intact.engine.state import State, reshaped
 from intact.engine.values import Constant, Looked, Stored, Value
 
@@ -19,7 +20,7 @@ __all__ = ["LOWERINGS", "dequantized", "scaled"]
 def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x, indices = read
     if isinstance(x, Constant) and isinstance(indices, Stored):
-        return _rows(node, x, indices)
+        return _rows(node, x, indices, state)
     index = known(indices, node).array
     if isinstance(x, Constant):
         if x.scale is None:
@@ -45,24 +46,35 @@ def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
         shaped = reshaped(view, (*before, *index.shape, *after))
         assert shaped is not None  # one axis that is walked evenly may become several, or none
         return shaped
-    if part.tensor.dtype != "float32":
-        raise Unsupported(f"operator '{node.name}' gathers several whole numbers")
-    y = new_tensor((*before, *index.shape, *after), "float32")
     held = state.constant(places, "int64").tensor
+    table = state.contiguous(part, str(node.name))
+    sizes = (prod(before), size, places.size, prod(after))
+    return _chosen(node, table, held, (*before, *index.shape, *after), sizes, state)
+
+
+def _chosen(
+    node: ir.Node, table: Tensor, indices: Tensor, shape: tuple[int, ...],
+    sizes: tuple[int, int, int, int], state: State,
+) -> Stored:  # fmt: skip
+    """Rows of a table in memory as they are. sizes: outer, rows, indices, values of a row."""
+    y = new_tensor(shape, table.dtype)
     state.add(
-        "gather", str(node.name), y, (state.contiguous(part, str(node.name)), held),
-        sizes=(prod(before), size, places.size, prod(after)), type="float32", scales=False,
+        "gather", str(node.name), y, (table, indices), sizes=sizes, type=table.dtype, scales=False,
         scale=1.0, zero_point=0,
     )  # fmt: skip
     return Stored.of(y)
 
 
-def _rows(node: ir.Node, table: Constant, indices: Stored) -> Value:
+def _rows(node: ir.Node, table: Constant, indices: Stored, state: State) -> Value:
     if indices.tensor.dtype != "int64":
         raise Unsupported(f"operator '{node.name}' gathers by floats")
     array, label = table.array, str(node.name)
-    if attribute(node, "axis", 0) % max(array.ndim, 1) or array.ndim < 2 or not array.size:
+    if array.ndim < 1 or attribute(node, "axis", 0) % array.ndim or not array.size:
         raise Unsupported(f"operator '{node.name}' gathers other than rows of a table")
+    plain = array.dtype in (np.int32, np.int64)
+    plain |= array.ndim == 1 and array.dtype in (np.float32, np.int8, np.uint8, np.bool_)
+    if table.scale is None and plain:
+        return _plain_rows(node, array, indices, state)
     if array.dtype not in (np.float32, np.int8, np.uint8):
         raise Unsupported(f"operator '{node.name}' gathers from a table of {array.dtype}")
     looked = Looked(label, array, indices, array.dtype == np.float32)
@@ -74,9 +86,48 @@ def _rows(node: ir.Node, table: Constant, indices: Stored) -> Value:
     return _with_scale(node, looked, table.scale, points)
 
 
+def _plain_rows(node: ir.Node, table: NDArray[Any], indices: Stored, state: State) -> Stored:
+    """Of a table of whole numbers, or of single values."""
+    dtype: Dtype = "float32" if table.dtype.kind == "f" else "int64"
+    held = state.constant(table, dtype).tensor
+    flat = state.contiguous(indices, str(node.name))
+    sizes = (1, table.shape[0], prod(indices.shape), prod(table.shape[1:]))
+    return _chosen(node, held, flat, (*indices.shape, *table.shape[1:]), sizes, state)
+
+
+def _gather_elements(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """From a table that is the same along all other axes than the one that is indexed."""
+    table, indices = read
+    if not isinstance(indices, Stored) or indices.tensor.dtype != "int64":
+        raise Unsupported(f"operator '{node.name}' gathers by {describe(indices)}")
+    array = known(table, node).real
+    axis = attribute(node, "axis", 0) % max(array.ndim, 1)
+    line = array[tuple(slice(None) if i == axis else 0 for i in range(array.ndim))]
+    aligned = line.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    fits = all(n <= m for i, (n, m) in enumerate(zip(indices.shape, array.shape, strict=True))
+               if i != axis)  # fmt: skip
+    if not fits or array.dtype not in (np.float32, np.int64) or (array != aligned).any():
+        raise Unsupported(f"operator '{node.name}' gathers from a table of several rows")
+    return _plain_rows(node, line, indices, state)
+
+
+def _running_sum(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    x, axis = stored(read[0], state), known(read[1], node).array
+    if attribute(node, "exclusive", 0) or attribute(node, "reverse", 0) or axis.size != 1:
+        raise Unsupported(f"operator '{node.name}' sums in another order than forwards")
+    tensor = state.contiguous(x, str(node.name))
+    y = new_tensor(x.shape, tensor.dtype)
+    at = int(axis.reshape(())) % max(len(x.shape), 1)
+    state.add(
+        "running_sum", str(node.name), y, (tensor,), whole=tensor.dtype == "int64",
+        sizes=(prod(x.shape[:at]), x.shape[at], prod(x.shape[at + 1 :])),
+    )  # fmt: skip
+    return Stored.of(y)
+
+
 def _with_scale(
-    node: ir.Node, x: Looked, scale: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
-    points: "np.ndarray[tuple[int, ...], np.dtype[np.integer]]",
+    node: ir.Node, x: Looked, scale: NDArray[np.float32],
+    points: NDArray[Any],
 ) -> Looked:  # fmt: skip
     point = int(points.reshape(-1)[0])
     if x.scale is not None or x.table.dtype == np.float32 or (points != point).any():
@@ -112,4 +163,8 @@ def scaled(node: ir.Node, a: Value | None, b: Value | None) -> Value | None:
     return None
 
 
-LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {("", "Gather"): _gather}
+LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
+    ("", "CumSum"): _running_sum,
+    ("", "Gather"): _gather,
+    ("", "GatherElements"): _gather_elements,
+}
