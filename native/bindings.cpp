@@ -103,6 +103,8 @@ using AppliedName = std::tuple<std::string, float, float>;
 using Scale = std::tuple<float, std::int32_t>;
 // scales, zero points
 using RowPlaces = std::tuple<Place, Place>;
+// place, images
+using ExtremesPlace = std::tuple<Place, std::size_t>;
 // place, offset, strides
 using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
 
@@ -119,12 +121,12 @@ Applied applied(const AppliedName& given) {
 RealTail real_tail_of(const std::optional<Row<float>>& shift,
                       const std::optional<AppliedName>& function,
                       const std::optional<Place>& other,
-                      const std::optional<AppliedName>& after,
+                      const std::optional<std::array<float, 2>>& bounds,
                       const std::optional<Scale>& quantized) {
   RealTail tail;
   tail.shift = vector(shift);
   if (function) tail.function = applied(*function);
-  if (after) tail.after = applied(*after);
+  if (bounds) std::tie(tail.low, tail.high) = std::tie((*bounds)[0], (*bounds)[1]);
   if (other) tail.other = region(*other);
   if (quantized) {
     tail.quantized = true;
@@ -143,6 +145,12 @@ Region target(const Place& place) {
 RowParameters rows_of(const RowPlaces& places) {
   const auto& [scales, zero_points] = places;
   return {target(scales), target(zero_points)};
+}
+
+std::optional<Extremes> extremes_of(const std::optional<ExtremesPlace>& given) {
+  if (!given) return std::nullopt;
+  const auto& [place, images] = *given;
+  return Extremes{target(place), images};
 }
 
 Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
@@ -220,11 +228,16 @@ NB_MODULE(_native, m) {
       }, "Multiply-accumulates a second, in billions, on data in the first cache.");
 
   nb::class_<Packed>(m, "Packed")
-      .def_static("pack", [](const Engine& engine, const Weights& weights) {
+      .def_static("pack", [](const Engine& engine, const Weights& weights,
+                             const std::array<std::size_t, 6>& kernel) {
         require(weights.size() > 0, "weights are empty");
+        const auto& [h, w, stride_h, stride_w, dilation_h, dilation_w] = kernel;
+        require(h > 0 && w > 0 && stride_h > 0 && stride_w > 0, "a kernel or stride is zero");
+        const Kernel shape{h, w, stride_h, stride_w, dilation_h, dilation_w};
         return std::make_shared<Packed>(engine.kernels(), weights.data(), weights.shape(0),
-                                        weights.shape(1), weights.shape(2));
-      }, nb::arg("engine"), nb::arg("weights"), "Weights [groups, K, N] for `engine`.")
+                                        weights.shape(1), weights.shape(2), shape);
+      }, nb::arg("engine"), nb::arg("weights"), nb::arg("kernel"),
+         "Weights [groups, K, N] for `engine`; size, strides and dilations of the kernel.")
       .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
 
   auto program = nb::class_<Program>(m, "Program");
@@ -266,17 +279,22 @@ NB_MODULE(_native, m) {
                                   const std::optional<Row<float>>& shift,
                                   const std::optional<AppliedName>& function,
                                   const std::optional<Place>& other,
-                                  const std::optional<AppliedName>& after,
-                                  const std::optional<Scale>& quantized) {
+                                  const std::optional<std::array<float, 2>>& bounds,
+                                  const std::optional<Scale>& quantized,
+                                  const std::optional<ExtremesPlace>& extremes,
+                                  const std::optional<RowPlaces>& found) {
         Output output = output_of(bias, scale, std::nullopt);
         if (rows) output.rows = rows_of(*rows);
-        output.real = real_tail_of(shift, function, other, after, quantized);
+        output.extremes = extremes_of(extremes);
+        if (found) output.found = rows_of(*found);
+        output.real = real_tail_of(shift, function, other, bounds, quantized);
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
                                std::move(weights), std::move(output), Tail{}), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("rows").none(),
          nb::arg("shift").none(), nb::arg("function").none(), nb::arg("other").none(),
-         nb::arg("after").none(), nb::arg("quantized").none())
+         nb::arg("bounds").none(), nb::arg("quantized").none(), nb::arg("extremes").none(),
+         nb::arg("found").none())
       .def("real_depthwise", [](Program& p, const std::string& label, const Place& x,
                                 const Place& y, const WindowSizes& sizes,
                                 const Row<std::int8_t>& weights, const Row<std::int32_t>& bias,
@@ -284,15 +302,18 @@ NB_MODULE(_native, m) {
                                 const std::optional<Row<float>>& shift,
                                 const std::optional<AppliedName>& function,
                                 const std::optional<Place>& other,
-                                const std::optional<AppliedName>& after) {
+                                const std::optional<std::array<float, 2>>& bounds,
+                                const std::optional<ExtremesPlace>& extremes) {
         Output output = output_of(bias, scale, std::nullopt);
         output.rows = rows_of(rows);
-        output.real = real_tail_of(shift, function, other, after, std::nullopt);
+        output.extremes = extremes_of(extremes);
+        output.real = real_tail_of(shift, function, other, bounds, std::nullopt);
         p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
                                   std::move(output)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
          nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
-         nb::arg("function").none(), nb::arg("other").none(), nb::arg("after").none())
+         nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none(),
+         nb::arg("extremes").none())
       .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
         p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);
@@ -371,23 +392,27 @@ NB_MODULE(_native, m) {
          nb::arg("weights"), nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
                           std::size_t size, const AppliedName& function) {
-        const auto& [name, alpha, beta] = function;
-        p.add(make_function(p, region(x), target(y), size, unary_of(name), alpha, beta), label);
+        p.add(make_function(p, region(x), target(y), size, applied(function)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("size"), nb::arg("function"))
       .def("quantize_rows", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                               const RowPlaces& rows_places, std::size_t rows, std::size_t size) {
-        p.add(make_quantize_rows(p, region(x), target(y), rows_of(rows_places), rows, size), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"), nb::arg("rows"),
-         nb::arg("size"))
+                               const RowPlaces& parameters,
+                               const std::optional<ExtremesPlace>& extremes, std::size_t rows,
+                               std::size_t channels, std::size_t pixels) {
+        p.add(make_quantize_rows(p, region(x), target(y), rows_of(parameters), extremes_of(extremes),
+                                 rows, channels, pixels), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"),
+         nb::arg("extremes").none(), nb::arg("rows"), nb::arg("channels"), nb::arg("pixels"))
       .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
                         const Place& y, const std::array<std::size_t, 3>& a_strides,
                         const std::array<std::size_t, 3>& b_strides, bool product,
-                        const std::array<std::size_t, 3>& sizes) {
+                        const std::array<std::size_t, 3>& sizes,
+                        const std::optional<ExtremesPlace>& extremes) {
         const Operand left{region(a), a_strides[0], a_strides[1], a_strides[2]};
         const Operand right{region(b), b_strides[0], b_strides[1], b_strides[2]};
-        p.add(make_binary(p, left, right, target(y), product, sizes[0], sizes[1], sizes[2]), label);
+        p.add(make_binary(p, left, right, target(y), product, sizes[0], sizes[1], sizes[2],
+                          extremes_of(extremes)), label);
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
-         nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"))
+         nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"), nb::arg("extremes").none())
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
                             const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
                             std::size_t rows, const Row<float>& gamma,

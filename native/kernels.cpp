@@ -33,8 +33,8 @@ namespace {
 [[maybe_unused]] bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
-  return (d & kTile) && (d & kInt8) && amx_granted();
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+  return (d & kBfloat16) && (d & kTile) && (d & kInt8) && amx_granted();
 }
 
 [[maybe_unused]] bool has_avx_vnni() {
@@ -163,12 +163,6 @@ void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t ke
       }
     }
   }
-}
-
-std::size_t attention_scratch(const Attention& a) {
-  constexpr std::size_t kQueries = 4;
-  const std::size_t keys = round_up(a.keys, 16), v_width = round_up(a.v_width, 16);
-  return a.width * keys + a.keys * v_width + kQueries * (keys + v_width);
 }
 
 std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d) {

@@ -9,35 +9,50 @@ namespace intact {
 // Bytes beyond the end of a tensor that kernels may read (never write): one vector.
 constexpr std::size_t kSlack = 64;
 
-// From exact sums to integers: clamp(rne(float32(sum + bias) * scale), low, high) + zero_point,
-// where low and high are relative to the zero point. bias and scale: one per column.
+// Work for the vector units while a matrix unit multiplies: `parts` calls of call(state, part).
+struct Beside {
+  void (*call)(const void* state, std::size_t part) = nullptr;
+  const void* state = nullptr;
+  std::size_t parts = 0;
+
+  void run(std::size_t from, std::size_t to) const {
+    for (std::size_t part = from; part < to; ++part) call(state, part);
+  }
+};
+
+// sums[rows][columns] = a[rows][taps * k] * panel, for `count` <= rows rows. A row of `a` is `taps`
+// pieces of k values, piece t at a + row * stride + offsets[t]; k is a multiple of k_step. All parts of
+// `beside` are run meanwhile or before. `next`: weights that will be read soon, for prefetching.
+struct Multiplication {
+  const std::uint8_t* a;
+  std::size_t stride, count;
+  const std::size_t* offsets;
+  std::size_t taps, k;
+  const std::int8_t* panel;
+  std::int32_t* sums;
+  Beside beside;
+  const std::int8_t* next = nullptr;
+  std::size_t next_bytes = 0;
+};
+
+// From exact sums to integers: clamp(rne(float32(sum + bias) * scale), low, high) + zero_point, where
+// low and high are whole and relative to the zero point. bias and scale: one per column.
 struct Requantize {
   const std::int32_t* bias;
   const float* scale;
   float low, high;
   std::int32_t zero_point;
-};
-
-// From exact sums to floats: float32(sum + bias) * scale + shift. shift may be null.
-struct Dequantize {
-  const std::int32_t* bias;
-  const float* scale;
-  const float* shift;
-};
-
-// As Dequantize, for rows that were quantized one by one:
-// float32(sum - zero_points[row] * weight_sums) * (scales[row] * scale) + shift.
-struct DequantizeRows {
-  const std::int32_t* weight_sums;
-  const float* scale;
-  const float* shift;  // may be null
-  const float* scales;
-  const std::int32_t* zero_points;
+  bool small;  // whether every scale is below 1
 };
 
 // Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
 enum class Unary {
-  kClip, kGelu, kGeluTanh, kHardSigmoid, kHardSwish, kLeakyRelu, kRelu, kSigmoid, kSwish, kTanh
+  kNone, kClip, kGelu, kGeluTanh, kHardSigmoid, kHardSwish, kLeakyRelu, kRelu, kSigmoid, kSwish, kTanh
+};
+
+struct Applied {
+  Unary function = Unary::kNone;
+  float alpha = 0, beta = 0;
 };
 
 // One head of attention: softmax(q k^T * scale + mask) v. Strides are in floats, from row to row;
@@ -58,6 +73,28 @@ struct Sum {
   std::int32_t a_zero_point, b_zero_point;
   float low, high;
   std::int32_t zero_point;
+};
+
+// From exact sums to floats, and what becomes of those before they leave the registers, in this order:
+// float32(sum + bias) * scale, or for rows that were quantized one by one
+// float32(sum - zero_points[row] * bias) * (scales[row] * scale); + shift; function; + other;
+// clamped to low and high; written to y, or as uint8 to q.
+struct Finish {
+  const std::int32_t* bias;         // one per column: where rows have parameters, sums of weights
+  const float* scale;               // one per column
+  const float* shift;               // one per column, or null
+  const float* scales;              // one per row (or for all of `one_image`), or null
+  const std::int32_t* zero_points;  // as many
+  bool one_image;
+  Applied function;
+  const float* other;               // float32 in rows of `stride`, or null
+  float low, high;
+  float* y;                         // in rows of `stride`, or null if only extremes are wanted
+  std::uint8_t* q;                  // in rows of `stride`, or null
+  float q_scale;
+  std::int32_t q_zero_point;
+  std::size_t stride;
+  float* extremes;  // [2], widened to hold all of y; or null
 };
 
 // clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.
@@ -100,22 +137,24 @@ struct Kernels {
 
   // Readies the calling thread for `gemm`.
   void (*begin)();
-  // sums[rows][columns] = a[rows][k] * panel, for `count` <= rows rows; k a multiple of k_step.
-  void (*gemm)(const std::uint8_t* a, std::size_t stride, std::size_t count,
-               const std::int8_t* panel, std::size_t k, std::int32_t* sums);
-  // One window as [kernel_h][kernel_w][channels]; `zero` where it lies outside the image. Reads and
-  // writes up to kSlack - 1 bytes more.
+  void (*gemm)(const Multiplication& m);
+  // `count` windows as [kernel_h][kernel_w][channels] each, `stride` apart; the first at (top, left),
+  // each `step` columns further; `zero` where one lies outside the image. Reads and writes up to
+  // kSlack - 1 bytes more.
   void (*gather)(const Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
-                 std::ptrdiff_t left, std::uint8_t zero, std::uint8_t* to);
+                 std::ptrdiff_t left, std::size_t step, std::size_t count, std::uint8_t zero,
+                 std::uint8_t* to, std::size_t stride);
   // y[3 i + c] = x[c][i]: three planes side by side.
   void (*interleave3)(const std::uint8_t* const (&x)[3], std::size_t size, std::uint8_t* y);
   // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
   void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
-  void (*dequantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const Dequantize& d, float* y, std::size_t stride);
-  void (*dequantize_rows)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                          const DequantizeRows& d, float* y, std::size_t stride);
+  // The same, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
+  void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                         const Requantize& r, const Sum& s, const std::uint8_t* other,
+                         std::uint8_t* y, std::size_t stride);
+  // As `f` says, from sums[count][kernels.columns].
+  void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
   // y[rows][columns] = table[y], in place.
   void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
                  const std::uint8_t* table);
@@ -130,36 +169,33 @@ struct Kernels {
   // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
   void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
-  // The exact sums of the same without weights' sums taken away: sums[out_width][channels].
-  void (*depthwise_sums)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                         std::int32_t* sums, std::uint8_t* scratch);
-  // As dequantize_rows for sums[count][stride] of any width; y may be where the sums are. `d` has
-  // a whole vector for the last columns.
-  void (*dequantize_wide)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                          const DequantizeRows& d, float* y, std::size_t stride);
+  // One output row of an image with scale and zero point of its own, f.scales[0] and
+  // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
+  void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                         const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,
                      std::int32_t zero_point, std::int32_t* y);
-  void (*maximum_real)(float* y, const float* x, std::size_t size);
+  // float32: the largest values, or the sums, of a window's channels.
+  void (*pool_real)(const float* x, const Window& w, std::size_t channels, bool largest, float* y);
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
-  void (*unary)(Unary function, float alpha, float beta, float* y, std::size_t rows,
-                std::size_t columns, std::size_t stride);
+  void (*unary)(const Applied& function, float* y, std::size_t size);
   void (*add_real)(const float* a, const float* b, float* y, std::size_t size);
   void (*mul_real)(const float* a, const float* b, float* y, std::size_t size);
-  void (*quantize)(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
-                   float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride);
-  void (*extremes)(const float* x, std::size_t size, float* low, float* high);
+  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+                   std::uint8_t* y);
+  // Widens *least and *most, which hold zero.
+  void (*extremes)(const float* x, std::size_t size, float* least, float* most);
   void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.
   void (*softmax)(float* y, std::size_t size, bool empty_is_zero);
-  // scratch: attention_scratch floats.
+  // scratch: attention_scratch floats, whose pointers do not matter to it.
+  std::size_t (*attention_scratch)(const Attention& a);
   void (*attention)(const Attention& a, float* scratch);
 };
-
-std::size_t attention_scratch(const Attention& a);
 
 // The best kernels that this CPU runs, or those named (raises std::invalid_argument).
 const Kernels& select_kernels(const char* name);

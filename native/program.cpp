@@ -5,13 +5,30 @@
 #include <limits>
 
 namespace intact {
+namespace {
+
+constexpr std::size_t kNoOffset = 0;
+
+}  // namespace
 
 Packed::Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
-               std::size_t n)
-    : groups(groups), k(k), n(n), group_bytes(packed_size(kernels, k, n)), kernels(&kernels),
+               std::size_t n, const Kernel& kernel)
+    : groups(groups), k(k), n(n), kernel(kernel), reading(reading_of(kernels, kernel, groups, k)),
+      group_bytes(packed_size(kernels, reading.taps * reading.k, n)), kernels(&kernels),
       data(times(groups, group_bytes)) {
+  std::vector<std::int8_t> ordered;
   for (std::size_t g = 0; g < groups; ++g) {
-    pack(kernels, w + g * k * n, k, n, reinterpret_cast<std::int8_t*>(data.data()) + g * group_bytes);
+    const std::int8_t* of = w + g * k * n;
+    std::size_t depth = k;
+    if (reading.order == Order::kLines) {
+      depth = reading.taps * reading.k;
+      ordered.assign(times(depth, n), 0);
+      for (std::size_t i = 0; i < k; ++i) {
+        std::copy_n(of + i * n, n, &ordered[place_in_lines(kernel, reading, i) * n]);
+      }
+      of = ordered.data();
+    }
+    pack(kernels, of, depth, n, reinterpret_cast<std::int8_t*>(data.data()) + g * group_bytes);
   }
 }
 
@@ -47,7 +64,8 @@ double Engine::peak() {
       const std::uint8_t* a = memory + sums;
       const auto* panel = reinterpret_cast<const std::int8_t*>(a + kDepth * k.rows);
       for (std::size_t call = 0; call < kCalls; ++call) {
-        k.gemm(a, kDepth, k.rows, panel, kDepth, reinterpret_cast<std::int32_t*>(memory));
+        k.gemm({.a = a, .stride = kDepth, .count = k.rows, .offsets = &kNoOffset, .taps = 1,
+                .k = kDepth, .panel = panel, .sums = reinterpret_cast<std::int32_t*>(memory), .beside = {}});
       }
     });
     least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());

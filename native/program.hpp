@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
+#include "windows.hpp"
 
 namespace intact {
 
@@ -34,10 +36,13 @@ class Buffer {
 };
 
 // Weights w[k][n] in the panels of one instruction set; shared by the programs of all shapes.
+// k: [kernel_h][kernel_w][channels].
 struct Packed {
   Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
-         std::size_t n);
+         std::size_t n, const Kernel& kernel);
   std::size_t groups, k, n;  // of one group
+  Kernel kernel;
+  Reading reading;
   std::size_t group_bytes;
   const Kernels* kernels;
   Buffer data;
@@ -126,19 +131,5 @@ class Program {
   std::vector<std::unique_ptr<Step>> steps_;
   std::vector<std::string> labels_;
 };
-
-// Raises std::invalid_argument with `what` unless `condition`.
-inline void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-
-// a * b, or an error: sizes come from files.
-inline std::size_t times(std::size_t a, std::size_t b) {
-  std::size_t product;
-  require(!__builtin_mul_overflow(a, b, &product) && product <= SIZE_MAX / 4, "a size is too large");
-  return product;
-}
-
-inline std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
 
 }  // namespace intact

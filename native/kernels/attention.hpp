@@ -95,6 +95,11 @@ inline void transpose_keys(const intact::Attention& a, std::size_t keys, float* 
   }
 }
 
+inline std::size_t attention_scratch(const intact::Attention& a) {
+  const std::size_t keys = (a.keys + 15) / 16 * 16, v_width = (a.v_width + 15) / 16 * 16;
+  return a.width * keys + a.keys * v_width + kQueries * (keys + v_width);
+}
+
 template <class V>
 void attention(const intact::Attention& a, float* scratch) {
   const std::size_t keys = (a.keys + 15) / 16 * 16, v_width = (a.v_width + 15) / 16 * 16;

@@ -95,6 +95,7 @@ struct Avx2Base {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
+  static B min_u8(B a, B b) { return _mm256_min_epu8(a, b); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }
   static I round(F v) { return _mm256_cvtps_epi32(v); }
   static F rounded(F v) {
@@ -137,8 +138,39 @@ struct Avx2Base {
     out[2] = _mm256_unpacklo_epi16(high01, high23);
     out[3] = _mm256_unpackhi_epi16(high01, high23);
   }
-  static B pack(const I (&v)[4]) {
-    return _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    out[0] = _mm256_permute2x128_si256(v[0], v[1], 0x20);
+    out[1] = _mm256_permute2x128_si256(v[2], v[3], 0x20);
+    out[2] = _mm256_permute2x128_si256(v[0], v[1], 0x31);
+    out[3] = _mm256_permute2x128_si256(v[2], v[3], 0x31);
+  }
+  static B narrow(const I (&v)[4], std::int32_t zero_point) {
+    const B point = _mm256_set1_epi16(static_cast<short>(zero_point));
+    const B low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), point);
+    const B high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), point);
+    return _mm256_packus_epi16(low, high);
+  }
+  static B in_order(B v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+  static void store_low(void* p, B v, std::size_t n) { store_half(p, _mm256_castsi256_si128(v), n); }
+  static void store_high(void* p, B v, std::size_t n) {
+    store_half(p, _mm256_extracti128_si256(v, 1), n);
+  }
+  static void store_half(void* p, __m128i v, std::size_t n) {
+    if (n >= 16) {
+      _mm_storeu_si128(static_cast<__m128i*>(p), v);
+    } else {
+      std::memcpy(p, &v, n);
+    }
+  }
+  static F reciprocal(F v) { return div(broadcast(1.0f), v); }
+  static F fraction(F v) { return sub(v, rounded(v)); }
+  static F greater_fraction(F most, F v) { return max(most, abs(fraction(v))); }
+  static F first_values(F v, std::size_t n) {
+    alignas(32) float lanes[kInts];
+    store(lanes, v);
+    return load(lanes, n);
   }
 };
 

@@ -78,6 +78,7 @@ struct Avx512 {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
+  static B min_u8(B a, B b) { return _mm512_min_epu8(a, b); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
   static I round(F v) { return _mm512_cvtps_epi32(v); }  // half to even
   static F rounded(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -106,10 +107,60 @@ struct Avx512 {
     out[2] = _mm512_unpacklo_epi16(high01, high23);
     out[3] = _mm512_unpackhi_epi16(high01, high23);
   }
-  // Back to bytes in the order of channels; values in [0, 255].
-  static B pack(const I (&v)[4]) {
-    return _mm512_packus_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+  // The same four vectors in the order of the channels.
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    const I a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const I c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    out[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    out[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    out[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    out[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
   }
+  // The bytes clamp(v + zero_point, 0, 255), as interleave leaves channels: four of each vector in turn.
+  static B narrow(const I (&v)[4], std::int32_t zero_point) {
+    const B point = _mm512_set1_epi16(static_cast<short>(zero_point));
+    const B low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), point);
+    const B high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), point);
+    return _mm512_packus_epi16(low, high);
+  }
+  // What `narrow` made, in the order of the vectors.
+  static B in_order(B v) {
+    const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, v);
+  }
+  // Up to 32 bytes of either half.
+  static void store_low(void* p, B v, std::size_t n) { store_half(p, _mm512_castsi512_si256(v), n); }
+  static void store_high(void* p, B v, std::size_t n) {
+    store_half(p, _mm512_extracti64x4_epi64(v, 1), n);
+  }
+  static void store_half(void* p, __m256i v, std::size_t n) {
+    if (n >= 32) {
+      _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+    } else {
+      _mm256_mask_storeu_epi8(p, static_cast<__mmask32>(first_bytes(n)), v);
+    }
+  }
+  // 1 / v for normal v whose reciprocal is normal; relative error below 2e-7 (one step of Newton's).
+  static F reciprocal(F v) {
+    const F r = _mm512_rcp14_ps(v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
+  }
+  // v without its nearest whole number.
+  static F fraction(F v) {
+    constexpr int kNearest = 0x08;
+    return _mm512_reduce_ps(v, kNearest);
+  }
+  // table[index mod 32].
+  static F lookup32(const float (&table)[32], I index) {
+    return _mm512_permutex2var_ps(load(table), index, load(table + 16));
+  }
+  // The greater of `most` and the distance of v from the nearest whole number.
+  static F greater_fraction(F most, F v) {
+    constexpr int kGreaterMagnitude = 0x0b;
+    return _mm512_range_ps(most, fraction(v), kGreaterMagnitude);
+  }
+  // The first n values; zeros behind them.
+  static F first_values(F v, std::size_t n) { return _mm512_maskz_mov_ps(first(n), v); }
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../kernels.hpp"
+#include "finish.hpp"
 
 namespace {
 
@@ -42,35 +43,17 @@ void interleave_columns(const intact::Depthwise& d, const std::uint8_t* x, std::
   }
 }
 
-// Sums in the order of channels, which is that of the lanes of 128 bits; see depthwise_order.
-template <class V>
-void store_sums(const typename V::I (&acc)[4], std::int32_t* y, std::size_t n) {
-  std::int32_t sums[4 * V::kInts];
-  for (std::size_t i = 0; i < 4; ++i) V::store(sums + i * V::kInts, acc[i]);
-  for (std::size_t c = 0; c < n; c += 4) {
-    const std::int32_t* from = sums + c % 16 / 4 * V::kInts + c / 16 * 4;
-    std::memcpy(y + c, from, (n - c < 4 ? n - c : 4) * sizeof(std::int32_t));
-  }
-}
-
-// kWidth and kGroups: known sizes keep the weights in registers; 0 takes those of `d`.
-template <class V, std::size_t kWidth, std::size_t kGroups, bool kFinished>
-void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t n,
-                   std::size_t all_groups, const std::uint8_t* columns, void* y) {
+// The sums of one output row, a step of channels: use(output, acc) for each pixel, in the order of
+// depthwise_order. kWidth and kGroups: known sizes keep the weights in registers; 0 takes those of `d`.
+template <class V, std::size_t kWidth, std::size_t kGroups, class Use>
+void depthwise_row(const intact::Depthwise& d, std::size_t channel, const typename V::I (&start)[4],
+                   const std::uint8_t* columns, const Use& use) {
   const std::size_t width = kWidth ? kWidth : d.kernel_w;
-  const std::size_t groups = kGroups ? kGroups : all_groups;
+  const std::size_t groups = kGroups ? kGroups : (d.kernel_h + 3) / 4;
   const std::int8_t* weights = d.weights + channel * width * groups * 4;
-  const auto low = V::broadcast(d.output.low), high = V::broadcast(d.output.high);
-  const auto zero_point = V::broadcast(d.output.zero_point);
-  typename V::I bias[4];
-  typename V::F scale[4];
-  for (std::size_t i = 0; i < 4; ++i) {
-    bias[i] = kFinished ? V::load(d.output.bias + channel + i * V::kInts) : V::zero();
-    scale[i] = kFinished ? V::load(d.output.scale + channel + i * V::kInts) : V::broadcast(0.0f);
-  }
   const std::size_t step = groups * 4 * V::kBytes;
   for (std::size_t o = 0; o < d.out_width; ++o) {
-    typename V::I acc[4] = {bias[0], bias[1], bias[2], bias[3]};
+    typename V::I acc[4] = {start[0], start[1], start[2], start[3]};
     for (std::size_t w = 0; w < width; ++w) {
       const std::uint8_t* column = columns + (o * d.stride_w + w * d.dilation_w) * step;
       for (std::size_t g = 0; g < groups; ++g) {
@@ -80,45 +63,72 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, std::size_t 
         }
       }
     }
-    if constexpr (!kFinished) {
-      store_sums<V>(acc, static_cast<std::int32_t*>(y) + o * d.channels + channel, n);
-      continue;
-    }
-    for (std::size_t i = 0; i < 4; ++i) {
-      const auto steps = V::mul(V::to_float(acc[i]), scale[i]);
-      acc[i] = V::add(V::round(V::min(V::max(steps, low), high)), zero_point);
-    }
-    V::store_bytes(static_cast<std::uint8_t*>(y) + o * d.channels + channel, V::pack(acc), n);
+    use(o, acc);
   }
 }
 
-template <class V, bool kFinished>
-void depthwise_channels(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                        std::size_t first, std::size_t last, void* y, std::uint8_t* scratch) {
+template <class V, class Use>
+void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                    std::size_t channel, std::size_t n, const typename V::I (&start)[4],
+                    std::uint8_t* scratch, const Use& use) {
   const std::size_t groups = (d.kernel_h + 3) / 4;
-  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
-    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
-    interleave_columns<V>(d, x, top, channel, n, groups, scratch);
-    if (d.kernel_w == 3 && groups == 1) {
-      depthwise_row<V, 3, 1, kFinished>(d, channel, n, groups, scratch, y);
-    } else if (d.kernel_w == 5 && groups == 2) {
-      depthwise_row<V, 5, 2, kFinished>(d, channel, n, groups, scratch, y);
-    } else {
-      depthwise_row<V, 0, 0, kFinished>(d, channel, n, groups, scratch, y);
-    }
+  interleave_columns<V>(d, x, top, channel, n, groups, scratch);
+  if (d.kernel_w == 3 && groups == 1) {
+    depthwise_row<V, 3, 1>(d, channel, start, scratch, use);
+  } else if (d.kernel_w == 5 && groups == 2) {
+    depthwise_row<V, 5, 2>(d, channel, start, scratch, use);
+  } else {
+    depthwise_row<V, 0, 0>(d, channel, start, scratch, use);
   }
 }
 
 template <class V>
 void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
-  depthwise_channels<V, true>(d, x, top, first, last, y, scratch);
+  const intact::Requantize r = d.output;
+  const auto most = V::broadcast(r.high);
+  const std::int32_t lowest = static_cast<std::int32_t>(r.low) + r.zero_point;
+  const auto low = V::broadcast_byte(static_cast<std::uint8_t>(lowest));
+  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
+    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
+    typename V::I bias[4];
+    typename V::F scale[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      bias[i] = V::load(r.bias + channel + i * V::kInts);
+      scale[i] = V::load(r.scale + channel + i * V::kInts);
+    }
+    depthwise_step<V>(d, x, top, channel, n, bias, scratch, [&](std::size_t o, const typename V::I (&acc)[4]) {
+      typename V::I steps[4];
+      for (std::size_t i = 0; i < 4; ++i) {
+        steps[i] = V::round(V::min(V::mul(V::to_float(acc[i]), scale[i]), most));
+      }
+      V::store_bytes(y + o * d.channels + channel, V::max_u8(V::narrow(steps, r.zero_point), low), n);
+    });
+  }
 }
 
 template <class V>
-void depthwise_sums(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                    std::int32_t* sums, std::uint8_t* scratch) {
-  depthwise_channels<V, false>(d, x, top, 0, d.channels, sums, scratch);
+void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                    const intact::Finish& f, std::uint8_t* scratch) {
+  with_function<V>(f.function, [&](const auto& function) {
+    Real<V, Of::kImage, std::decay_t<decltype(function)>> real(f, function);
+    const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    for (std::size_t channel = 0; channel < d.channels; channel += V::kBytes) {
+      const std::size_t n = d.channels - channel < V::kBytes ? d.channels - channel : V::kBytes;
+      Columns<V> columns[4];
+      for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
+      depthwise_step<V>(d, x, top, channel, n, nothing, scratch, [&](std::size_t o, const typename V::I (&acc)[4]) {
+        typename V::I sums[4];
+        V::channel_order(acc, sums);
+        for (std::size_t i = 0; i * V::kInts < n; ++i) {
+          const std::size_t column = channel + i * V::kInts, at = o * f.stride + column;
+          const std::size_t left = d.channels - column < V::kInts ? d.channels - column : V::kInts;
+          real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
+        }
+      });
+    }
+    real.end();
+  });
 }
 
 }  // namespace

@@ -8,17 +8,38 @@
 
 namespace {
 
-// clamp(rne(x / scale), low, high). The quotient by way of the reciprocal is off by less than 1e-3
-// where it is not clamped, so it rounds alike unless it lies that near to a half.
+
+// clamp(rne(x / scale), low, high). Where it is not clamped, the quotient by way of the reciprocal is
+// off by at most three roundings of a float32 below 256, 5e-5, so it rounds alike unless it lies that
+// near to a half.
+constexpr float kNearHalf = 0.4999f;
+
 template <class V>
 typename V::I divide_round(typename V::F x, typename V::F scale, typename V::F reciprocal,
                            typename V::F low, typename V::F high) {
   typename V::F steps = V::min(V::max(V::mul(x, reciprocal), low), high);
   const typename V::F off = V::abs(V::sub(steps, V::rounded(steps)));
-  if (__builtin_expect(V::any_greater(off, V::broadcast(0.499f)), 0)) {
+  if (__builtin_expect(V::any_greater(off, V::broadcast(kNearHalf)), 0)) {
     steps = V::min(V::max(V::div(x, scale), low), high);
   }
   return V::round(steps);
+}
+
+// clamp(rne(x / scale), low, high) of four vectors; see divide_round.
+template <class V>
+void divide_round4(const typename V::F (&x)[4], typename V::F scale, typename V::F reciprocal,
+                   typename V::F low, typename V::F high, typename V::I (&y)[4]) {
+  typename V::F steps[4], most = V::broadcast(0.0f);
+  for (std::size_t v = 0; v < 4; ++v) {
+    steps[v] = V::min(V::max(V::mul(x[v], reciprocal), low), high);
+    most = V::greater_fraction(most, steps[v]);
+  }
+  if (__builtin_expect(V::any_greater(most, V::broadcast(kNearHalf)), 0)) {
+    for (std::size_t v = 0; v < 4; ++v) {
+      steps[v] = V::min(V::max(V::div(x[v], scale), low), high);
+    }
+  }
+  for (std::size_t v = 0; v < 4; ++v) y[v] = V::round(steps[v]);
 }
 
 template <class V>
@@ -103,53 +124,73 @@ void accumulate(const std::uint8_t* x, const intact::Window& w, std::size_t chan
 }
 
 template <class V>
-void copy_over(std::uint8_t* to, const std::uint8_t* from, std::size_t n) {
-  // Short pieces lie across cache lines less often when they are copied as such.
-  if (n <= 16) {
-    std::memcpy(to, from, 16);
-    return;
-  }
-  if (n <= 32) {
-    std::memcpy(to, from, 32);
-    return;
-  }
-  for (std::size_t i = 0; i < n; i += V::kBytes) V::store_bytes(to + i, V::load_bytes(from + i));
-}
-
-template <class V>
 void fill_over(std::uint8_t* to, std::uint8_t value, std::size_t n) {
   for (std::size_t i = 0; i < n; i += V::kBytes) V::store_bytes(to + i, V::broadcast_byte(value));
 }
 
-// In the order of the places, so that what is written beyond one is overwritten by the next.
+// Copies n bytes, and up to kSlack - 1 more. Short pieces lie across cache lines less often when they
+// are copied as such.
+template <class V, class Use>
+void with_copy(std::size_t n, const Use& use) {
+  using Bytes = std::uint8_t;
+  if (n <= 16) return use([](Bytes* to, const Bytes* from) { std::memcpy(to, from, 16); });
+  if (n <= 32) return use([](Bytes* to, const Bytes* from) { std::memcpy(to, from, 32); });
+  if (n <= V::kBytes) {
+    return use([](Bytes* to, const Bytes* from) { V::store_bytes(to, V::load_bytes(from)); });
+  }
+  use([n](Bytes* to, const Bytes* from) {
+    for (std::size_t i = 0; i < n; i += V::kBytes) V::store_bytes(to + i, V::load_bytes(from + i));
+  });
+}
+
+// One window that lies across the edge of the image, in the order of the places, so that what is
+// written beyond one is overwritten by the next.
 template <class V>
-void gather(const intact::Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
-            std::ptrdiff_t left, std::uint8_t zero, std::uint8_t* to) {
-  const auto height = static_cast<std::ptrdiff_t>(p.height);
-  const auto width = static_cast<std::ptrdiff_t>(p.width);
-  const std::size_t line = p.kernel_w * p.channels;
-  const bool together = p.dilation_w == 1 && p.channels == p.pixel && left >= 0 &&
-                        left + static_cast<std::ptrdiff_t>(p.kernel_w) <= width;
-  for (std::size_t i = 0; i < p.kernel_h; ++i, to += line) {
-    const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * p.dilation_h);
-    if (y < 0 || y >= height) {
-      fill_over<V>(to, zero, line);
-      continue;
-    }
-    const std::uint8_t* row = image + static_cast<std::size_t>(y) * p.width * p.pixel;
-    if (together) {
-      copy_over<V>(to, row + static_cast<std::size_t>(left) * p.pixel, line);
-      continue;
-    }
-    for (std::size_t j = 0; j < p.kernel_w; ++j) {
-      const std::ptrdiff_t c = left + static_cast<std::ptrdiff_t>(j * p.dilation_w);
-      if (c < 0 || c >= width) {
-        fill_over<V>(to + j * p.channels, zero, p.channels);
-      } else {
-        copy_over<V>(to + j * p.channels, row + static_cast<std::size_t>(c) * p.pixel, p.channels);
+void gather_edge(const intact::Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
+                 std::ptrdiff_t left, std::uint8_t zero, std::uint8_t* to) {
+  with_copy<V>(p.channels, [&](const auto& copy) {
+    for (std::size_t i = 0; i < p.kernel_h; ++i) {
+      const std::ptrdiff_t y = top + static_cast<std::ptrdiff_t>(i * p.dilation_h);
+      for (std::size_t j = 0; j < p.kernel_w; ++j, to += p.channels) {
+        const std::ptrdiff_t x = left + static_cast<std::ptrdiff_t>(j * p.dilation_w);
+        if (y < 0 || y >= static_cast<std::ptrdiff_t>(p.height) || x < 0 ||
+            x >= static_cast<std::ptrdiff_t>(p.width)) {
+          fill_over<V>(to, zero, p.channels);
+        } else {
+          const std::size_t at = static_cast<std::size_t>(y) * p.width + static_cast<std::size_t>(x);
+          copy(to, image + at * p.pixel);
+        }
       }
     }
-  }
+  });
+}
+
+template <class V>
+void gather(const intact::Patches& p, const std::uint8_t* image, std::ptrdiff_t top,
+            std::ptrdiff_t left, std::size_t step, std::size_t count, std::uint8_t zero,
+            std::uint8_t* to, std::size_t stride) {
+  // Pieces of a window that are adjacent in the image are copied as one.
+  const bool lines = p.dilation_w == 1 && p.channels == p.pixel;
+  const std::size_t pieces = lines ? 1 : p.kernel_w, size = lines ? p.kernel_w * p.channels : p.channels;
+  const auto reach = static_cast<std::ptrdiff_t>((p.kernel_w - 1) * p.dilation_w);
+  const bool rows_inside = top >= 0 && top + static_cast<std::ptrdiff_t>((p.kernel_h - 1) * p.dilation_h) <
+                                           static_cast<std::ptrdiff_t>(p.height);
+  with_copy<V>(size, [&](const auto& copy) {
+    for (std::size_t w = 0; w < count; ++w, left += static_cast<std::ptrdiff_t>(step), to += stride) {
+      if (!rows_inside || left < 0 || left + reach >= static_cast<std::ptrdiff_t>(p.width)) {
+        gather_edge<V>(p, image, top, left, zero, to);
+        continue;
+      }
+      const std::uint8_t* from =
+          image + (static_cast<std::size_t>(top) * p.width + static_cast<std::size_t>(left)) * p.pixel;
+      std::uint8_t* piece = to;
+      for (std::size_t i = 0; i < p.kernel_h; ++i) {
+        for (std::size_t j = 0; j < pieces; ++j, piece += size) {
+          copy(piece, from + (i * p.dilation_h * p.width + j * p.dilation_w) * p.pixel);
+        }
+      }
+    }
+  });
 }
 
 inline void interleave3_bytes(const std::uint8_t* const (&x)[3], std::size_t size,

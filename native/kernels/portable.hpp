@@ -76,6 +76,9 @@ struct Portable {
   static F min(F a, F b) {
     return map<F>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
+  static B min_u8(B a, B b) {
+    return map<B>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
@@ -86,7 +89,11 @@ struct Portable {
     return map<F>([&](std::size_t i) { return std::nearbyint(v.v[i]); });
   }
   static I round(F v) {
-    return map<I>([&](std::size_t i) { return static_cast<std::int32_t>(std::nearbyint(v.v[i])); });
+    return map<I>([&](std::size_t i) {
+      constexpr float kLimit = 2147483648.0f;
+      const float whole = std::nearbyint(v.v[i]);
+      return whole > -kLimit && whole < kLimit ? static_cast<std::int32_t>(whole) : INT32_MIN;
+    });
   }
   static bool any_greater(F a, F b) {
     for (std::size_t i = 0; i < kInts; ++i) {
@@ -120,8 +127,21 @@ struct Portable {
   static void interleave(const B (&t)[4], B (&out)[4]) {
     for (std::size_t i = 0; i < 64; ++i) out[i / 16].v[i % 16] = t[i % 4].v[i / 4];
   }
-  static B pack(const I (&v)[4]) {
-    return map<B>([&](std::size_t i) { return static_cast<std::uint8_t>(v[i / 4].v[i % 4]); });
+  static void channel_order(const I (&v)[4], I (&out)[4]) {
+    for (std::size_t i = 0; i < 4; ++i) out[i] = v[i];
+  }
+  static B narrow(const I (&v)[4], std::int32_t zero_point) {
+    return map<B>([&](std::size_t i) {
+      const std::int64_t sum = std::int64_t{v[i / 4].v[i % 4]} + zero_point;
+      return static_cast<std::uint8_t>(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+    });
+  }
+  static B in_order(B v) { return v; }
+  static F reciprocal(F v) { return div(broadcast(1.0f), v); }
+  static F fraction(F v) { return sub(v, rounded(v)); }
+  static F greater_fraction(F most, F v) { return max(most, abs(fraction(v))); }
+  static F first_values(F v, std::size_t n) {
+    return map<F>([&](std::size_t i) { return i < n ? v.v[i] : 0.0f; });
   }
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../kernels.hpp"
+#include "gelu.hpp"
 #include "pointwise.hpp"
 
 namespace {
@@ -29,33 +30,31 @@ typename V::F exp(typename V::F x) {
   return V::select_less(x, lowest, V::broadcast(0.0f), V::scale_by_power(y, n));
 }
 
+// 2**x for x <= 127; 0 below -126. Relative error below 2e-7.
+// Source: Cephes, exp2f: a polynomial of degree 6 for 2**r on [-1/2, 1/2], scaled by 2**n.
 template <class V>
-typename V::F sigmoid(typename V::F x) {
-  const auto one = V::broadcast(1.0f);
-  const auto e = exp<V>(V::min(V::sub(V::broadcast(0.0f), x), V::broadcast(87.0f)));
-  return V::div(one, V::add(one, e));
+typename V::F power_of_two(typename V::F x) {
+  const auto lowest = V::broadcast(-126.0f);
+  const auto clamped = V::max(lowest, x);
+  const auto r = V::fraction(clamped);
+  auto p = V::broadcast(1.535336188319500e-4f);
+  p = V::fma(p, r, V::broadcast(1.339887440266574e-3f));
+  p = V::fma(p, r, V::broadcast(9.618437357674640e-3f));
+  p = V::fma(p, r, V::broadcast(5.550332471162809e-2f));
+  p = V::fma(p, r, V::broadcast(2.402264791363012e-1f));
+  p = V::fma(p, r, V::broadcast(6.931472028550421e-1f));
+  p = V::fma(p, r, V::broadcast(1.0f));
+  const auto y = V::scale_by_power(p, V::sub(clamped, r));
+  return V::select_less(x, lowest, V::broadcast(0.0f), y);
 }
 
-// Absolute error below 2e-7. Source: Eigen, generic erf: x P(x^2) / Q(x^2) on [-4, 4], beyond which
-// float32 holds nothing but -1 and 1.
+constexpr float kLog2E = 1.44269504f;
+
+// Absolute error below 1e-6 / 4: the rounding of x log2(e) matters less the smaller the result.
 template <class V>
-typename V::F erf(typename V::F x) {
-  const auto limit = V::broadcast(4.0f);
-  const auto v = V::max(V::min(x, limit), V::sub(V::broadcast(0.0f), limit));
-  const auto s = V::mul(v, v);
-  auto p = V::broadcast(-2.72614225801306e-10f);
-  p = V::fma(p, s, V::broadcast(2.77068142495902e-08f));
-  p = V::fma(p, s, V::broadcast(-2.10102402082508e-06f));
-  p = V::fma(p, s, V::broadcast(-5.69250639462346e-05f));
-  p = V::fma(p, s, V::broadcast(-7.34990630326855e-04f));
-  p = V::fma(p, s, V::broadcast(-2.95459980854025e-03f));
-  p = V::fma(p, s, V::broadcast(-1.60960333262415e-02f));
-  auto q = V::broadcast(-1.45660718464996e-05f);
-  q = V::fma(q, s, V::broadcast(-2.13374055278905e-04f));
-  q = V::fma(q, s, V::broadcast(-1.68282697438203e-03f));
-  q = V::fma(q, s, V::broadcast(-7.37332916720468e-03f));
-  q = V::fma(q, s, V::broadcast(-1.42647390514189e-02f));
-  return V::div(V::mul(v, p), q);
+typename V::F sigmoid(typename V::F x) {
+  const auto power = V::min(V::mul(x, V::broadcast(-kLog2E)), V::broadcast(126.0f));
+  return V::reciprocal(V::add(V::broadcast(1.0f), power_of_two<V>(power)));
 }
 
 template <class V>
@@ -73,57 +72,47 @@ typename V::F tanh(typename V::F x) {
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
 }
 
-template <class V, class Function>
-void for_each(float* y, std::size_t rows, std::size_t columns, std::size_t stride,
-              const Function& f) {
-  if (stride == columns) {
-    columns *= rows;
-    rows = 1;
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t i = 0; i < columns; i += V::kInts) {
-      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
-      float* p = y + r * stride + i;
-      V::store(p, f(V::load(p, n)), n);
-    }
-  }
-}
-
-template <class V>
-void unary(intact::Unary function, float alpha, float beta, float* y, std::size_t rows,
-           std::size_t columns, std::size_t stride) {
+// Calls use(f), where f(x) applies the function to a vector.
+template <class V, class Use>
+void with_function(const intact::Applied& applied, const Use& use) {
   using F = typename V::F;
   using intact::Unary;
   const F zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
-  const F a = V::broadcast(alpha), b = V::broadcast(beta);
-  const auto each = [&](const auto& f) { for_each<V>(y, rows, columns, stride, f); };
-  switch (function) {
-    case Unary::kClip: return each([&](F x) { return V::min(V::max(x, a), b); });
-    case Unary::kGelu:
-      return each([&](F x) {
-        const F e = erf<V>(V::mul(x, V::broadcast(0.70710678f)));
-        return V::mul(V::mul(half, x), V::add(one, e));
-      });
+  const F a = V::broadcast(applied.alpha), b = V::broadcast(applied.beta);
+  switch (applied.function) {
+    case Unary::kNone: return use([](F x) { return x; });
+    case Unary::kClip: return use([&](F x) { return V::min(V::max(x, a), b); });
+    case Unary::kGelu: return use([](F x) { return gelu<V>(x); });
     case Unary::kGeluTanh:
-      return each([&](F x) {
+      return use([&](F x) {
         const F cube = V::mul(V::mul(x, x), x);
         const F inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
         return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
       });
     case Unary::kHardSigmoid:
-      return each([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
+      return use([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
     case Unary::kHardSwish:
-      return each([&](F x) {
+      return use([&](F x) {
         const F gate = V::fma(x, V::broadcast(1.0f / 6), half);
         return V::mul(x, V::min(V::max(gate, zero), one));
       });
     case Unary::kLeakyRelu:
-      return each([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
-    case Unary::kRelu: return each([&](F x) { return V::max(x, zero); });
-    case Unary::kSigmoid: return each([&](F x) { return sigmoid<V>(x); });
-    case Unary::kSwish: return each([&](F x) { return V::mul(x, sigmoid<V>(x)); });
-    case Unary::kTanh: return each([&](F x) { return tanh<V>(x); });
+      return use([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
+    case Unary::kRelu: return use([&](F x) { return V::max(x, zero); });
+    case Unary::kSigmoid: return use([&](F x) { return sigmoid<V>(x); });
+    case Unary::kSwish: return use([&](F x) { return V::mul(x, sigmoid<V>(x)); });
+    case Unary::kTanh: return use([&](F x) { return tanh<V>(x); });
   }
+}
+
+template <class V>
+void unary(const intact::Applied& applied, float* y, std::size_t size) {
+  with_function<V>(applied, [&](const auto& f) {
+    for (std::size_t i = 0; i < size; i += V::kInts) {
+      const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+      V::store(y + i, f(V::load(y + i, n)), n);
+    }
+  });
 }
 
 template <class V>
@@ -134,11 +123,20 @@ void add_real(const float* a, const float* b, float* y, std::size_t size) {
   }
 }
 
+// The largest values, or the sums, of a window's channels.
 template <class V>
-void maximum_real(float* y, const float* x, std::size_t size) {
-  for (std::size_t i = 0; i < size; i += V::kInts) {
-    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
-    V::store(y + i, V::max(V::load(y + i, n), V::load(x + i, n)), n);
+void pool_real(const float* x, const intact::Window& w, std::size_t channels, bool largest,
+               float* y) {
+  for (std::size_t c = 0; c < channels; c += V::kInts) {
+    const std::size_t n = channels - c < V::kInts ? channels - c : V::kInts;
+    auto result = V::broadcast(largest ? -__builtin_inff() : 0.0f);
+    for (std::size_t i = 0; i < w.rows; ++i) {
+      for (std::size_t j = 0; j < w.columns; ++j) {
+        const auto v = V::load(x + i * w.row_stride + j * w.column_stride + c, n);
+        result = largest ? V::max(result, v) : V::add(result, v);
+      }
+    }
+    V::store(y + c, result, n);
   }
 }
 
@@ -151,62 +149,78 @@ void mul_real(const float* a, const float* b, float* y, std::size_t size) {
 }
 
 template <class V>
-void quantize(const float* x, std::size_t rows, std::size_t columns, std::size_t x_stride,
-              float scale, std::int32_t zero_point, std::uint8_t* y, std::size_t stride) {
+void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+              std::uint8_t* y) {
   const auto s = V::broadcast(scale), reciprocal = V::broadcast(1.0f / scale);
   const auto low = V::broadcast(static_cast<float>(-zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - zero_point));
-  const auto point = V::broadcast(zero_point);
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t i = 0; i < columns; i += V::kInts) {
-      const std::size_t n = columns - i < V::kInts ? columns - i : V::kInts;
-      const auto steps = divide_round<V>(V::load(x + r * x_stride + i, n), s, reciprocal, low, high);
-      V::store_u8(y + r * stride + i, V::add(steps, point), n);
+  std::size_t i = 0;
+  for (; i + V::kBytes <= size; i += V::kBytes) {
+    typename V::F values[4];
+    typename V::I steps[4];
+    for (std::size_t v = 0; v < 4; ++v) values[v] = V::load(x + i + v * V::kInts);
+    divide_round4<V>(values, s, reciprocal, low, high, steps);
+    V::store_bytes(y + i, V::in_order(V::narrow(steps, zero_point)));
+  }
+  for (; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    const auto steps = divide_round<V>(V::load(x + i, n), s, reciprocal, low, high);
+    V::store_u8(y + i, V::add(steps, V::broadcast(zero_point)), n);
+  }
+}
+
+// Widens least and most, which hold zero.
+template <class V>
+void extremes(const float* x, std::size_t size, float* least, float* most) {
+  typename V::F low[4], high[4];
+  for (std::size_t v = 0; v < 4; ++v) low[v] = high[v] = V::broadcast(0.0f);
+  std::size_t i = 0;
+  for (; i + 4 * V::kInts <= size; i += 4 * V::kInts) {
+    for (std::size_t v = 0; v < 4; ++v) {
+      const auto values = V::load(x + i + v * V::kInts);
+      low[v] = V::min(low[v], values);
+      high[v] = V::max(high[v], values);
     }
   }
+  for (; i < size; i += V::kInts) {
+    const auto values = V::load(x + i, size - i < V::kInts ? size - i : V::kInts);
+    low[0] = V::min(low[0], values);
+    high[0] = V::max(high[0], values);
+  }
+  const float l = V::least(V::min(V::min(low[0], low[1]), V::min(low[2], low[3])));
+  const float h = V::greatest(V::max(V::max(high[0], high[1]), V::max(high[2], high[3])));
+  if (l < *least) *least = l;
+  if (h > *most) *most = h;
 }
 
-template <class V>
-void extremes(const float* x, std::size_t size, float* low, float* high) {
-  auto least = V::broadcast(x[0]), most = least;
+// The sum of f(v) of all vectors; four sums at a time, so that none waits for the one before.
+template <class V, class Function>
+float total(const float* x, std::size_t size, const Function& f) {
+  typename V::F sums[4];
+  for (auto& sum : sums) sum = V::broadcast(0.0f);
   std::size_t i = 0;
-  for (; i + V::kInts <= size; i += V::kInts) {
-    const auto v = V::load(x + i);
-    least = V::min(least, v);
-    most = V::max(most, v);
+  for (; i + 4 * V::kInts <= size; i += 4 * V::kInts) {
+    for (std::size_t v = 0; v < 4; ++v) sums[v] = f(V::load(x + i + v * V::kInts), sums[v]);
   }
-  float l = V::least(least), m = V::greatest(most);
-  for (; i < size; ++i) {
-    l = x[i] < l ? x[i] : l;
-    m = x[i] > m ? x[i] : m;
+  for (; i < size; i += V::kInts) {
+    const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
+    sums[0] = V::add(sums[0], V::first_values(f(V::load(x + i, n), V::broadcast(0.0f)), n));
   }
-  *low = l;
-  *high = m;
-}
-
-template <class V>
-float total(const float* x, std::size_t size, float minus, bool square) {
-  auto sum = V::broadcast(0.0f);
-  std::size_t i = 0;
-  const auto m = V::broadcast(minus);
-  for (; i + V::kInts <= size; i += V::kInts) {
-    const auto v = V::sub(V::load(x + i), m);
-    sum = square ? V::fma(v, v, sum) : V::add(sum, v);
-  }
-  float result = V::sum(sum);
-  for (; i < size; ++i) {
-    const float v = x[i] - minus;
-    result += square ? v * v : v;
-  }
-  return result;
+  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
 }
 
 template <class V>
 void layer_norm(const float* x, std::size_t size, const float* gamma, const float* beta,
                 float epsilon, float* y) {
-  const float mean = total<V>(x, size, 0, false) / static_cast<float>(size);
-  const float variance = total<V>(x, size, mean, true) / static_cast<float>(size);
-  const auto m = V::broadcast(mean), factor = V::broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
+  using F = typename V::F;
+  const float sum = total<V>(x, size, [](F v, F all) { return V::add(all, v); });
+  const auto m = V::broadcast(sum / static_cast<float>(size));
+  const float squares = total<V>(x, size, [&](F v, F all) {
+    const F off = V::sub(v, m);
+    return V::fma(off, off, all);
+  });
+  const float variance = squares / static_cast<float>(size);
+  const auto factor = V::broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
   for (std::size_t i = 0; i < size; i += V::kInts) {
     const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
     auto v = V::mul(V::mul(V::sub(V::load(x + i, n), m), factor), V::load(gamma + i, n));
@@ -216,9 +230,21 @@ void layer_norm(const float* x, std::size_t size, const float* gamma, const floa
 }
 
 template <class V>
+float greatest(const float* x, std::size_t size) {
+  float result = -__builtin_inff();
+  std::size_t i = 0;
+  if (size >= V::kInts) {
+    auto most = V::load(x);
+    for (i = V::kInts; i + V::kInts <= size; i += V::kInts) most = V::max(most, V::load(x + i));
+    result = V::greatest(most);
+  }
+  for (; i < size; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+template <class V>
 void softmax(float* y, std::size_t size, bool empty_is_zero) {
-  float low, high;
-  extremes<V>(y, size, &low, &high);
+  const float high = greatest<V>(y, size);
   if (high == -__builtin_inff()) {
     for (std::size_t i = 0; i < size; ++i) y[i] = empty_is_zero ? 0.0f : __builtin_nanf("");
     return;

@@ -4,6 +4,7 @@
 
 #include "attention.hpp"
 #include "depthwise.hpp"
+#include "finish.hpp"
 #include "gemm.hpp"
 #ifdef __SSSE3__
 #include "interleave_ssse3.hpp"
@@ -14,30 +15,6 @@
 namespace {
 
 inline void nothing_to_ready() {}
-
-template <class V, std::size_t kColumns>
-void requantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  requantize<V>(sums, kColumns, count, columns, r, y, stride);
-}
-
-template <class V, std::size_t kColumns>
-void dequantize_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                      const intact::Dequantize& d, float* y, std::size_t stride) {
-  dequantize<V>(sums, kColumns, count, columns, d, y, stride);
-}
-
-template <class V, std::size_t kColumns>
-void dequantize_rows_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                           const intact::DequantizeRows& d, float* y, std::size_t stride) {
-  dequantize_rows<V>(sums, kColumns, count, columns, d, y, stride);
-}
-
-template <class V>
-void dequantize_wide(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::DequantizeRows& d, float* y, std::size_t stride) {
-  dequantize_rows<V>(sums, stride, count, columns, d, y, stride);
-}
 
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
@@ -56,18 +33,17 @@ constexpr intact::Kernels kernels_of(const char* name) {
 #else
       .interleave3 = interleave3_bytes,
 #endif
-      .requantize = requantize_panel<V, columns>,
-      .dequantize = dequantize_panel<V, columns>,
-      .dequantize_rows = dequantize_rows_panel<V, columns>,
+      .requantize = requantize<V, kVectors>,
+      .requantize_add = requantize_add<V, kVectors>,
+      .finish = finish<V, kVectors>,
       .lookup = lookup_bytes,
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
-      .depthwise_sums = depthwise_sums<V>,
-      .dequantize_wide = dequantize_wide<V>,
+      .depthwise_real = depthwise_real<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
-      .maximum_real = maximum_real<V>,
+      .pool_real = pool_real<V>,
       .unary = unary<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,
@@ -75,6 +51,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .attention_scratch = attention_scratch,
       .attention = attention<V>,
   };
 }

@@ -1,6 +1,6 @@
-// Convolution and matrix product: a block of rows of the matrix of windows is gathered into the
+// Convolution and matrix product: a block of rows of the matrix of windows is made readable in the
 // thread's own memory (unless it lies in the input as such), multiplied by panel after panel of
-// weights, and finished (requantized, looked up, added to a residual) while it is in the cache.
+// weights, and finished (requantized, looked up, added to a residual) while the next one is on its way.
 
 #include <algorithm>
 #include <cstring>
@@ -10,33 +10,17 @@
 
 namespace intact {
 
-void Windows::check() const {
-  require(images > 0 && height > 0 && width > 0 && channels > 0, "an image has no values");
-  require(out_height > 0 && out_width > 0, "a convolution has no output");
-  require(kernel_h > 0 && kernel_w > 0 && stride_h > 0 && stride_w > 0 && dilation_h > 0 &&
-              dilation_w > 0,
-          "a kernel, stride or dilation is zero");
-  constexpr std::size_t kMost = std::size_t{1} << 31;
-  for (const std::size_t size : {images, height, width, channels, out_height, out_width, kernel_h,
-                                 kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top,
-                                 pad_left}) {
-    require(size < kMost, "a size is too large");
-  }
-  // Where a window lies is a sum of three of these products; windows may lie in padding alone.
-  for (const std::size_t reach : {times(out_height, stride_h), times(out_width, stride_w),
-                                  times(kernel_h, dilation_h), times(kernel_w, dilation_w)}) {
-    require(reach < kMost, "a window lies too far away");
-  }
-  times(in_pixels(), channels);
-  times(out_pixels(), times(kernel_h, kernel_w));
-}
-
 namespace {
 
-constexpr std::size_t kBlockBytes = 192 * 1024;  // of gathered rows: they stay in the L2 cache
-constexpr std::size_t kMostBlockRows = 96;
-constexpr std::size_t kJobsPerThread = 4;
+constexpr std::size_t kNoOffset = 0;
 constexpr std::size_t kMostRows = 32;  // of a block of any instruction set
+constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
+constexpr std::size_t kJobsPerThread = 4;
+// Gathered rows stay in the L2 cache, beside the weights or, where those do not fit, as many rows as
+// do: weights come from the L3 cache once a block of rows.
+constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
+constexpr std::size_t kMostBlockRows = 96;
+constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
 
 class Convolution final : public Step {
  public:
@@ -51,7 +35,10 @@ class Convolution final : public Step {
     require(weights_->kernels == &k_, "weights are packed for another instruction set");
     require(w_.channels % weights_->groups == 0, "channels are no multiple of groups");
     group_channels_ = w_.channels / weights_->groups;
-    require(weights_->k == times(times(w_.kernel_h, w_.kernel_w), group_channels_),
+    const Kernel &of = weights_->kernel, kernel = w_.kernel();
+    require(weights_->k == times(times(kernel.h, kernel.w), group_channels_) && of.h == kernel.h &&
+                of.w == kernel.w && of.stride_h == kernel.stride_h && of.stride_w == kernel.stride_w &&
+                of.dilation_h == kernel.dilation_h && of.dilation_w == kernel.dilation_w,
             "weights do not fit the kernel and the channels");
     columns_ = times(weights_->groups, weights_->n);
     rows_ = w_.out_pixels();
@@ -59,7 +46,8 @@ class Convolution final : public Step {
     program.check(y_);
     require(x_.space == Space::kArena, "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
-    const std::size_t width = out_.real && !out_.real->quantized ? sizeof(float) : 1;
+    const bool floats = out_.real && !out_.real->quantized && !out_.found;
+    const std::size_t width = floats ? sizeof(float) : 1;
     require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
     require(out_.bias.size() == columns_ && out_.scale.size() == columns_,
             "a convolution's bias or scale has another size than its output");
@@ -70,46 +58,66 @@ class Convolution final : public Step {
       program.check(*tail_.other);
       require(tail_.other->bytes >= times(rows_, columns_), "a summand is too small");
     }
+    fused_sum_ = tail_.other && tail_.table.empty() && tail_.sum.a_zero_point == out_.zero_point;
+    small_ = std::all_of(out_.scale.begin(), out_.scale.end(), [](float s) { return s < 1.0f; });
     pad_columns();
     patches_ = {.height = w_.height, .width = w_.width, .pixel = w_.channels,
                 .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .dilation_h = w_.dilation_h,
                 .dilation_w = w_.dilation_w, .channels = group_channels_};
-    direct_ = w_.kernel_h == 1 && w_.kernel_w == 1 && w_.stride_h == 1 && w_.stride_w == 1 &&
-              w_.pad_top == 0 && w_.pad_left == 0 && w_.out_height == w_.height &&
-              w_.out_width == w_.width;
-    padded_k_ = round_up(weights_->k, k_.k_step);
+    const bool moves = w_.stride_h != 1 || w_.stride_w != 1 || w_.pad_top != 0 || w_.pad_left != 0;
+    direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
+    sliding_ = weights_->reading.order != Order::kGathered;
+    padded_k_ = weights_->reading.taps * weights_->reading.k;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
     if (stride_ / 64 % 2 == 0) stride_ += 64;
-    plan_jobs();
+    // As many parts as there are steps of a product to hide them in.
+    const std::size_t steps = padded_k_ / k_.k_step;
+    part_rows_ = std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
+    if (sliding_) {
+      plan_lines();
+    } else {
+      plan_rows();
+    }
+    jobs_ = row_jobs_ * panel_jobs_ * weights_->groups;
   }
 
   std::size_t scratch() const override {
-    return 4 * sums_bytes() + block_rows_ * stride_ + kSlack;
+    const std::size_t sums = 2 * sums_bytes();
+    // Kernels read whole blocks of rows.
+    if (sliding_) return sums + lines_.bytes() + k_.rows * lines_.step() + kSlack;
+    return sums + (direct_ ? k_.rows : block_rows_) * stride_ + kSlack;
   }
 
   void run(const Context& context) const override {
-    const auto* x = context.at<const std::uint8_t>(x_);
+    if (out_.extremes) out_.extremes->clear(context);
+    run_jobs(context, !out_.found);
+    if (!out_.found) return;
+    out_.extremes->parameters(context, *out_.found);
+    run_jobs(context, true);
+  }
+
+ private:
+  // written: whether more than the extremes is wanted.
+  void run_jobs(const Context& context, bool written) const {
     context.engine.pool().run(jobs_, [&](std::size_t job, std::size_t thread) {
       k_.begin();
-      const std::size_t rows_job = job % row_jobs_, rest = job / row_jobs_;
+      const std::size_t row_job = job % row_jobs_, rest = job / row_jobs_;
       const std::size_t panel_job = rest % panel_jobs_, group = rest / panel_jobs_;
       const std::size_t panels = panels_of_group();
-      const std::size_t first = panel_job * panels / panel_jobs_;
-      const std::size_t last = (panel_job + 1) * panels / panel_jobs_;
-      const std::size_t blocks = (rows_ + block_rows_ - 1) / block_rows_;
-      const std::size_t begin = rows_job * blocks / row_jobs_;
-      const std::size_t end = (rows_job + 1) * blocks / row_jobs_;
-      std::uint8_t* scratch = context.engine.scratch(thread);
-      for (std::size_t block = begin; block < end; ++block) {
-        const std::size_t row = block * block_rows_;
-        const std::size_t count = std::min(block_rows_, rows_ - row);
-        multiply(context, x, row, count, group, first, last, scratch);
+      const Work work{&context, thread, group, panel_job * panels / panel_jobs_,
+                      (panel_job + 1) * panels / panel_jobs_, written};
+      const std::size_t end = (row_job + 1) * blocks_ / row_jobs_;
+      for (std::size_t block = row_job * blocks_ / row_jobs_; block < end; ++block) {
+        if (sliding_) {
+          slide(work, block);
+        } else {
+          multiply_rows(work, block * block_rows_);
+        }
       }
     });
   }
 
- private:
   std::size_t panels_of_group() const { return (weights_->n + k_.columns - 1) / k_.columns; }
   std::size_t sums_bytes() const {
     return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
@@ -117,13 +125,14 @@ class Convolution final : public Step {
 
   void check_real(const Program& program) const {
     require(!out_.rows || out_.real, "rows with parameters of their own end in float32");
-    if (out_.rows) {
-      const std::size_t size = times(w_.images, sizeof(float));
-      program.check(out_.rows->scales);
-      program.check(out_.rows->zero_points);
-      require(out_.rows->scales.bytes >= size && out_.rows->zero_points.bytes >= size,
-              "a convolution has too few scales or zero points");
+    if (out_.rows) out_.rows->check(program, w_.images);
+    require(!out_.extremes || (out_.real && !out_.real->quantized), "only floats have extremes");
+    require(!out_.found || out_.extremes, "parameters are found by extremes");
+    if (out_.extremes) {
+      out_.extremes->check(program, w_.images);
+      require(out_.extremes->images == w_.images, "there are extremes of other images");
     }
+    if (out_.found) out_.found->check(program, w_.images);
     if (!out_.real) return;
     const RealTail& real = *out_.real;
     require(real.shift.empty() || real.shift.size() == columns_, "a shift has another size");
@@ -150,120 +159,241 @@ class Convolution final : public Step {
     if (out_.real) padded(out_.real->shift);
   }
 
-  void plan_jobs() {
-    block_rows_ = std::clamp(kBlockBytes / stride_, k_.rows, std::max(kMostBlockRows, k_.rows));
-    block_rows_ = block_rows_ / k_.rows * k_.rows;
-    const std::size_t wanted = threads_ == 1 ? 1 : threads_ * kJobsPerThread;
+  bool many_weights() const { return weights_->group_bytes > kManyWeights; }
+  std::size_t wanted_jobs() const { return threads_ == 1 ? 1 : threads_ * kJobsPerThread; }
+
+  // With few blocks of rows or many weights threads share the columns; each reads all rows then.
+  void share_columns(std::size_t most) {
+    row_jobs_ = 1;
+    panel_jobs_ = std::min(panels_of_group(), most);
+  }
+
+  void plan_rows() {
+    const std::size_t fitting = (many_weights() ? kWideBlockBytes : kBlockBytes) / stride_;
+    const std::size_t most = std::max(many_weights() ? fitting : kMostBlockRows, k_.rows);
+    const std::size_t whole = std::min(std::clamp(fitting, k_.rows, most) / k_.rows * k_.rows,
+                                       round_up(rows_, k_.rows));
+    block_rows_ = whole;
     // Fewer rows a block where that is what makes enough of them.
-    while (block_rows_ > 2 * k_.rows && rows_ / block_rows_ < wanted) block_rows_ -= k_.rows;
-    const std::size_t blocks = (rows_ + block_rows_ - 1) / block_rows_;
-    row_jobs_ = std::min(blocks, wanted);
-    // With few rows, threads share the columns.
+    while (!many_weights() && block_rows_ > 2 * k_.rows && rows_ / block_rows_ < wanted_jobs()) {
+      block_rows_ -= k_.rows;
+    }
+    blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
+    row_jobs_ = std::min(blocks_, wanted_jobs());
     panel_jobs_ = 1;
-    if (threads_ > 1 && blocks < wanted) {
-      row_jobs_ = 1;
-      panel_jobs_ = std::min(panels_of_group(), wanted);
-      if (rows_ > 4 * k_.rows) panel_jobs_ = std::min(panels_of_group(), threads_);
-      block_rows_ = std::clamp(kBlockBytes / stride_, k_.rows, std::max(kMostBlockRows, k_.rows));
-      block_rows_ = block_rows_ / k_.rows * k_.rows;
+    if (threads_ > 1 && blocks_ < wanted_jobs()) {
+      share_columns(direct_ || rows_ <= 4 * k_.rows ? wanted_jobs() : threads_);
+      block_rows_ = whole;
+      blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
     }
-    jobs_ = row_jobs_ * panel_jobs_ * weights_->groups;
   }
 
-  void multiply(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count,
-                std::size_t group, std::size_t first, std::size_t last,
-                std::uint8_t* scratch) const {
-    auto* sums = reinterpret_cast<std::int32_t*>(scratch);
-    std::uint8_t* gathered = scratch + 4 * sums_bytes();
-    const std::uint8_t* a = gathered;
-    std::size_t stride = stride_;
-    // Kernels read whole blocks of rows, which the end of the input may not hold.
-    const bool whole = row + round_up(count, k_.rows) <= rows_;
-    if (direct_ && whole) {
-      a = x + row * w_.channels + group * group_channels_;
-      stride = w_.channels;
-    } else {
-      gather(context, x, row, count, group * group_channels_, gathered);
-    }
-    const auto* weights =
-        reinterpret_cast<const std::int8_t*>(weights_->data.data()) + group * weights_->group_bytes;
-    // Sums are finished while the next ones are on their way: two buffers, and after each as much
-    // room for floats.
-    const std::size_t ahead = 2 * sums_bytes() / sizeof(std::int32_t);
-    std::int32_t* const buffers[2] = {sums, sums + ahead};
-    struct Block {
-      std::size_t row, count, column, width;
-    } before{};
-    std::size_t done = 0;
-    const auto finish_block = [&](const Block& b, std::int32_t* of) {
-      if (out_.real) {
-        finish_real(context, of, b.row, b.count, group, b.column, b.width);
-      } else {
-        finish(context, of, b.row, b.count, group, b.column, b.width);
-      }
+  // Blocks of lines: as many as waste the fewest rows of products.
+  void plan_lines() {
+    const std::size_t budget = many_weights() ? kWideBlockBytes : kBlockBytes;
+    const auto products = [&](std::size_t lines) {
+      return (Lines(w_, weights_->reading, lines).rows(lines) + k_.rows - 1) / k_.rows;
     };
-    for (std::size_t panel = first; panel < last; ++panel) {
-      const std::size_t column = panel * k_.columns;
-      const std::size_t width = std::min(k_.columns, weights_->n - column);
-      for (std::size_t r = 0; r < count; r += k_.rows) {
-        const std::size_t n = std::min(k_.rows, count - r);
-        const std::int8_t* of = weights + column * padded_k_;
-        k_.gemm(a + r * stride, stride, n, of, padded_k_, buffers[done % 2]);
-        if (done > 0) finish_block(before, buffers[(done - 1) % 2]);
-        before = {row + r, n, column, width};
-        ++done;
+    const bool share = threads_ > 1 && many_weights() && products(w_.out_height) * w_.images < 4 * wanted_jobs();
+    std::size_t least = SIZE_MAX;
+    block_lines_ = 1;
+    for (std::size_t lines = 1; lines <= w_.out_height; ++lines) {
+      const std::size_t whole = w_.out_height / lines, rest = w_.out_height % lines;
+      const std::size_t blocks = w_.images * (whole + (rest > 0));
+      const bool fits = Lines(w_, weights_->reading, lines).bytes() <= budget;
+      if (lines > 1 && (!fits || (!share && blocks < wanted_jobs()))) break;
+      const std::size_t all = whole * products(lines) + (rest > 0 ? products(rest) : 0);
+      if (all <= least) {
+        least = all;
+        block_lines_ = lines;
       }
     }
-    if (done > 0) finish_block(before, buffers[(done - 1) % 2]);
+    lines_ = Lines(w_, weights_->reading, block_lines_);
+    image_blocks_ = (w_.out_height + block_lines_ - 1) / block_lines_;
+    blocks_ = w_.images * image_blocks_;
+    row_jobs_ = std::min(blocks_, wanted_jobs());
+    panel_jobs_ = 1;
+    if (share || (threads_ > 1 && blocks_ < threads_)) share_columns(threads_);
   }
 
-  void finish(const Context& context, const std::int32_t* sums, std::size_t row, std::size_t count,
-              std::size_t group, std::size_t column, std::size_t width) const {
-    const std::size_t at = row * columns_ + group * weights_->n + column;
-    const std::size_t c = group * padded_n_ + column;
+  // What one job does: panels [first, last) of a group.
+  struct Work {
+    const Context* context;
+    std::size_t thread, group, first, last;
+    bool written;
+  };
+
+  // Rows of the matrix of windows that lie a fixed distance apart.
+  struct Rows {
+    const std::uint8_t* a;
+    std::size_t stride, count;
+  };
+
+  // One block of sums, to be finished part by part. Of rows that come from lines of an image (pitch is
+  // not 0), those beyond the width of the output are wasted.
+  struct Block {
+    const Convolution* step;
+    const Work* work;
+    std::int32_t* sums;
+    std::size_t base, pitch, row, count, column, width;
+
+    std::size_t parts() const { return (count + step->part_rows_ - 1) / step->part_rows_; }
+    static void finish(const void* state, std::size_t part) {
+      const auto& block = *static_cast<const Block*>(state);
+      const std::size_t rows = block.step->part_rows_, first = part * rows;
+      block.step->finish_part(block, first, std::min(rows, block.count - first));
+    }
+  };
+
+  void multiply_rows(const Work& work, std::size_t row) const {
+    const auto* x = work.context->at<const std::uint8_t>(x_);
+    std::uint8_t* gathered = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
+    const std::size_t count = std::min(block_rows_, rows_ - row);
+    // The end of the input does not hold a whole block of rows.
+    const std::size_t direct = direct_ ? std::min(count, rows_ / k_.rows * k_.rows - row) : 0;
+    if (direct < count) {
+      gather(*work.context, x, row + direct, count - direct, work.group * group_channels_, gathered);
+    }
+    const Rows rows[2] = {{x + row * w_.channels + work.group * group_channels_, w_.channels, direct},
+                          {gathered, stride_, count - direct}};
+    multiply(work, rows, row, 0, &kNoOffset, 1, padded_k_);
+  }
+
+  void slide(const Work& work, std::size_t block) const {
+    const std::size_t image = block / image_blocks_, first = block % image_blocks_ * block_lines_;
+    const std::size_t count = std::min(block_lines_, w_.out_height - first);
+    const auto* x = work.context->at<const std::uint8_t>(x_) + image * w_.height * w_.width * w_.channels;
+    std::uint8_t* lines = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
+    lines_.fill(x, first, count, padding(*work.context, image), lines);
+    const Rows rows[2] = {{lines + work.group * group_channels_, lines_.step(), lines_.rows(count)},
+                          {nullptr, 0, 0}};
+    const std::size_t base = (image * w_.out_height + first) * w_.out_width;
+    const Reading& reading = weights_->reading;
+    multiply(work, rows, base, lines_.pitch(), lines_.offsets().data(), reading.taps, reading.k);
+  }
+
+  void multiply(const Work& work, const Rows (&rows)[2], std::size_t base, std::size_t pitch,
+                const std::size_t* offsets, std::size_t taps, std::size_t k) const {
+    std::uint8_t* scratch = work.context->engine.scratch(work.thread);
+    const auto* weights = reinterpret_cast<const std::int8_t*>(weights_->data.data()) +
+                          work.group * weights_->group_bytes;
+    const std::size_t panel_bytes = padded_k_ * k_.columns;
+    // The next panel comes from the L3 cache while the rows are multiplied by this one.
+    const std::size_t products = (rows[0].count + rows[1].count + k_.rows - 1) / k_.rows;
+    const std::size_t share = many_weights() ? panel_bytes / products : 0;
+    // Sums are finished while the next ones are on their way: two buffers.
+    Block blocks[2];
+    for (std::size_t b = 0; b < 2; ++b) {
+      blocks[b] = {this, &work, reinterpret_cast<std::int32_t*>(scratch + b * sums_bytes()), base, pitch,
+                   0, 0, 0, 0};
+    }
+    std::size_t done = 0;
+    for (std::size_t panel = work.first; panel < work.last; ++panel) {
+      const std::size_t column = panel * k_.columns;
+      const std::int8_t *of = weights + panel * panel_bytes, *next = of + panel_bytes;
+      std::size_t row = 0;
+      for (const Rows& part : rows) {
+        for (std::size_t r = 0; r < part.count; r += k_.rows, next += share) {
+          const std::size_t count = std::min(k_.rows, part.count - r);
+          Block &block = blocks[done % 2], &before = blocks[(done + 1) % 2];
+          k_.gemm({.a = part.a + r * part.stride, .stride = part.stride, .count = count,
+                   .offsets = offsets, .taps = taps, .k = k, .panel = of, .sums = block.sums,
+                   .beside = {&Block::finish, &before, before.parts()}, .next = next,
+                   .next_bytes = panel + 1 < work.last ? share : 0});
+          block.row = row + r;
+          block.count = count;
+          block.column = column;
+          block.width = std::min(k_.columns, weights_->n - column);
+          ++done;
+        }
+        row += part.count;
+      }
+    }
+    const Block& last = blocks[(done + 1) % 2];
+    for (std::size_t part = 0; part < last.parts(); ++part) Block::finish(&last, part);
+  }
+
+  // Rows [first, first + count) of a block, without the wasted ones.
+  void finish_part(const Block& block, std::size_t first, std::size_t count) const {
+    if (block.pitch == 0) return finish(block, first, block.base + block.row + first, count);
+    const std::size_t end = block.row + first + count;
+    for (std::size_t row = block.row + first; row < end;) {
+      const std::size_t line = row / block.pitch, column = row % block.pitch;
+      const std::size_t next = std::min(end, (line + 1) * block.pitch);
+      if (column < w_.out_width) {
+        const std::size_t n = std::min(next - row, w_.out_width - column);
+        finish(block, row - block.row, block.base + line * w_.out_width + column, n);
+      }
+      row = next;
+    }
+  }
+
+  // `count` rows of a block from `first` on, which are those of the output from `row` on.
+  void finish(const Block& block, std::size_t first, std::size_t row, std::size_t count) const {
+    const Context& context = *block.work->context;
+    const std::size_t group = block.work->group, c = group * padded_n_ + block.column;
+    const std::size_t at = row * columns_ + group * weights_->n + block.column;
+    const std::int32_t* sums = block.sums + first * k_.columns;
+    if (out_.real) {
+      Finish f = finish_of(context, out_, y_, at, c, columns_);
+      if (out_.found) {
+        f.y = nullptr;
+        if (block.work->written) f.q = context.at<std::uint8_t>(y_) + at;
+      }
+      if (out_.rows || out_.extremes) {
+        finish_images(*block.work, f, sums, row, count, block.width);
+      } else {
+        k_.finish(sums, count, block.width, f);
+      }
+      return;
+    }
     std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
-    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point};
-    k_.requantize(sums, count, width, r, y, columns_);
-    if (!tail_.table.empty()) k_.lookup(y, count, width, columns_, tail_.table.data());
-    if (tail_.other) {
-      const std::uint8_t* other = context.at<const std::uint8_t>(*tail_.other) + at;
-      k_.add(y, columns_, other, columns_, count, width, tail_.sum, y, columns_);
+    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point,
+                       small_};
+    const std::uint8_t* other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr;
+    if (fused_sum_) {
+      k_.requantize_add(sums, count, block.width, r, tail_.sum, other, y, columns_);
+      return;
     }
+    k_.requantize(sums, count, block.width, r, y, columns_);
+    if (!tail_.table.empty()) k_.lookup(y, count, block.width, columns_, tail_.table.data());
+    if (other) k_.add(y, columns_, other, columns_, count, block.width, tail_.sum, y, columns_);
   }
 
-  // `sums` has as much room again behind it, for floats on their way to uint8.
-  void finish_real(const Context& context, std::int32_t* sums, std::size_t row, std::size_t count,
-                   std::size_t group, std::size_t column, std::size_t width) const {
-    const RealTail& real = *out_.real;
-    const std::size_t at = row * columns_ + group * weights_->n + column;
-    const std::size_t c = group * padded_n_ + column;
-    float* y = real.quantized ? reinterpret_cast<float*>(sums + k_.rows * k_.columns)
-                              : context.at<float>(y_) + at;
-    const std::size_t stride = real.quantized ? k_.columns : columns_;
-    const float* shift = real.shift.empty() ? nullptr : &real.shift[c];
-    if (out_.rows) {
-      dequantize_images(context, sums, row, count, c, width, shift, y, stride);
-    } else {
-      k_.dequantize(sums, count, width, {&out_.bias[c], &out_.scale[c], shift}, y, stride);
-    }
-    finish_rows(context, k_, real, y_, at, count, width, columns_, y, stride);
-  }
-
-  // Rows of one image share scale and zero point; a matrix has an image a row.
-  void dequantize_images(const Context& context, const std::int32_t* sums, std::size_t row,
-                         std::size_t count, std::size_t c, std::size_t width, const float* shift,
-                         float* y, std::size_t stride) const {
-    const float* scales = context.at<const float>(out_.rows->scales);
-    const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
-    float row_scales[kMostRows];
-    std::int32_t row_points[kMostRows];
+  // Rows of one image share scale, zero point and extremes; a matrix has an image a row.
+  void finish_images(const Work& work, const Finish& whole, const std::int32_t* sums,
+                     std::size_t row, std::size_t count, std::size_t width) const {
+    const Context& context = *work.context;
     const std::size_t pixels = w_.out_height * w_.out_width;
-    for (std::size_t r = 0; r < count; ++r) {
-      row_scales[r] = scales[(row + r) / pixels];
-      row_points[r] = points[(row + r) / pixels];
+    const float* scales = out_.rows ? context.at<const float>(out_.rows->scales) : nullptr;
+    const auto* points = out_.rows ? context.at<const std::int32_t>(out_.rows->zero_points) : nullptr;
+    if (pixels == 1 && !out_.extremes) {
+      Finish f = whole;
+      f.scales = scales + row;
+      f.zero_points = points + row;
+      return k_.finish(sums, count, width, f);
     }
-    const DequantizeRows d{&out_.bias[c], &out_.scale[c], shift, row_scales, row_points};
-    k_.dequantize_rows(sums, count, width, d, y, stride);
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t image = (row + done) / pixels;
+      const std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
+      Finish f = whole;
+      if (out_.rows) {
+        f.scales = scales + image;
+        f.zero_points = points + image;
+        f.one_image = true;
+      }
+      if (out_.found && work.written) {
+        f.q_scale = context.at<const float>(out_.found->scales)[image];
+        f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
+      } else if (out_.extremes) {
+        f.extremes = out_.extremes->of(context, work.thread, image);
+      }
+      if (f.y) f.y += done * columns_;
+      if (f.q) f.q += done * columns_;
+      if (f.other) f.other += done * columns_;
+      k_.finish(sums + done * k_.columns, n, width, f);
+      done += n;
+    }
   }
 
   std::uint8_t padding(const Context& context, std::size_t image) const {
@@ -274,23 +404,19 @@ class Convolution final : public Step {
   // Rows [row, row + count) of the matrix of windows: [kernel_h][kernel_w][group_channels_] each.
   void gather(const Context& context, const std::uint8_t* x, std::size_t row, std::size_t count,
               std::size_t channel, std::uint8_t* to) const {
-    // Counted up: a division for each row would cost as much as the copy.
-    std::size_t column = row % w_.out_width, line = row / w_.out_width % w_.out_height;
-    std::size_t image = row / w_.out_width / w_.out_height;
-    for (std::size_t r = 0; r < count; ++r, to += stride_) {
+    while (count > 0) {
+      const std::size_t column = row % w_.out_width, line = row / w_.out_width % w_.out_height;
+      const std::size_t image = row / w_.out_width / w_.out_height;
+      const std::size_t n = std::min(count, w_.out_width - column);
       const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
                        static_cast<std::ptrdiff_t>(w_.pad_top);
       const auto left = static_cast<std::ptrdiff_t>(column * w_.stride_w) -
                         static_cast<std::ptrdiff_t>(w_.pad_left);
       k_.gather(patches_, x + image * w_.height * w_.width * w_.channels + channel, top, left,
-                padding(context, image), to);
-      if (++column == w_.out_width) {
-        column = 0;
-        if (++line == w_.out_height) {
-          line = 0;
-          ++image;
-        }
-      }
+                w_.stride_w, n, padding(context, image), to, stride_);
+      row += n;
+      count -= n;
+      to += n * stride_;
     }
   }
 
@@ -304,8 +430,11 @@ class Convolution final : public Step {
   std::size_t threads_;
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
-  bool direct_;
-  std::size_t padded_k_, stride_, block_rows_;
+  bool direct_, sliding_, fused_sum_, small_;
+  std::size_t padded_k_, stride_, part_rows_, blocks_;
+  std::size_t block_rows_ = 0;
+  Lines lines_;
+  std::size_t block_lines_ = 0, image_blocks_ = 0;
   std::size_t row_jobs_, panel_jobs_, jobs_;
 };
 

@@ -44,7 +44,8 @@ class DepthwiseConvolution final : public Step {
           .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
           .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
           .weights = weights_.data(),
-          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point}};
+          .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
+                     false}};
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
@@ -98,10 +99,10 @@ class RealDepthwise final : public Step {
             "a convolution's bias or scale has another size than its output");
     require(out_.real->shift.empty() || out_.real->shift.size() == channels,
             "a shift has another size");
-    for (const Region& region : {out_.rows->scales, out_.rows->zero_points}) {
-      program.check(region);
-      require(region.bytes >= times(w_.images, sizeof(float)),
-              "a convolution has too few scales or zero points");
+    out_.rows->check(program, w_.images);
+    if (out_.extremes) {
+      out_.extremes->check(program, w_.images);
+      require(out_.extremes->images == w_.images, "there are extremes of other images");
     }
     if (out_.real->other) {
       program.check(*out_.real->other);
@@ -119,7 +120,7 @@ class RealDepthwise final : public Step {
 
   void run(const Context& context) const override {
     const auto* x = context.at<const std::uint8_t>(x_);
-    auto* y = context.at<float>(y_);
+    if (out_.extremes) out_.extremes->clear(context);
     const auto* scales = context.at<const float>(out_.rows->scales);
     const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
     context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
@@ -127,19 +128,13 @@ class RealDepthwise final : public Step {
       const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
                        static_cast<std::ptrdiff_t>(w_.pad_top);
       const std::size_t at = job * w_.out_width * w_.channels;
-      auto* sums = reinterpret_cast<std::int32_t*>(y + at);
-      k_.depthwise_sums(shape(static_cast<std::uint8_t>(points[image])),
-                        x + image * w_.height * w_.width * w_.channels, top, sums,
+      Finish f = finish_of(context, out_, y_, at, 0, w_.channels);
+      f.scales = &scales[image];
+      f.zero_points = &points[image];
+      if (out_.extremes) f.extremes = out_.extremes->of(context, thread, image);
+      k_.depthwise_real(shape(static_cast<std::uint8_t>(points[image])),
+                        x + image * w_.height * w_.width * w_.channels, top, f,
                         context.engine.scratch(thread));
-      const float* shift = out_.real->shift.empty() ? nullptr : out_.real->shift.data();
-      const DequantizeRows d{out_.bias.data(), out_.scale.data(), shift, &scales[image],
-                             &points[image]};
-      for (std::size_t o = 0; o < w_.out_width; ++o) {
-        float* row = y + at + o * w_.channels;
-        k_.dequantize_wide(sums + o * w_.channels, 1, w_.channels, d, row, w_.channels);
-      }
-      const std::size_t size = w_.out_width * w_.channels;
-      finish_rows(context, k_, *out_.real, y_, at, 1, size, size, y + at, size);
     });
   }
 

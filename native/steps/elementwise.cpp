@@ -165,7 +165,7 @@ class Elementwise final : public Step {
     start.y = context.at<std::uint8_t>(y_.region) + y_.offset * operator_.y_size;
     start.y_step = y_.strides.back();
     start.n = shape_.back();
-    for_rows(context, outer_, start.n, [&](std::size_t r) {
+    for_rows(context, outer_, start.n, [&](std::size_t r, std::size_t) {
       RowArguments row = start;
       for (std::size_t axis = shape_.size() - 1; axis-- > 0;) {
         const std::size_t index = r % shape_[axis];

@@ -4,26 +4,27 @@
 
 namespace intact {
 
-// What is left to do with `count` rows of `width` floats, which belong at value `at` of the output,
-// whose rows are `columns` wide.
-inline void finish_rows(const Context& context, const Kernels& k, const RealTail& real,
-                        const Region& y, std::size_t at, std::size_t count, std::size_t width,
-                        std::size_t columns, float* rows, std::size_t stride) {
-  const auto apply = [&](const std::optional<Applied>& f) {
-    if (f) k.unary(f->function, f->alpha, f->beta, rows, count, width, stride);
-  };
-  apply(real.function);
-  if (real.other) {
-    const float* other = context.at<const float>(*real.other) + at;
-    for (std::size_t r = 0; r < count; ++r) {
-      k.add_real(rows + r * stride, other + r * columns, rows + r * stride, width);
-    }
-  }
-  apply(real.after);
-  if (real.quantized) {
-    std::uint8_t* q = context.at<std::uint8_t>(y) + at;
-    k.quantize(rows, count, width, stride, real.scale, real.zero_point, q, columns);
-  }
+// What the kernels are told of a float32 result whose first value is number `at` of `y`, in column
+// `column` of the (padded) parameters, in rows of `stride`.
+inline Finish finish_of(const Context& context, const Output& output, const Region& y,
+                        std::size_t at, std::size_t column, std::size_t stride) {
+  const RealTail& real = *output.real;
+  return {.bias = &output.bias[column],
+          .scale = &output.scale[column],
+          .shift = real.shift.empty() ? nullptr : &real.shift[column],
+          .scales = nullptr,
+          .zero_points = nullptr,
+          .one_image = false,
+          .function = real.function,
+          .other = real.other ? context.at<const float>(*real.other) + at : nullptr,
+          .low = real.low,
+          .high = real.high,
+          .y = real.quantized ? nullptr : context.at<float>(y) + at,
+          .q = real.quantized ? context.at<std::uint8_t>(y) + at : nullptr,
+          .q_scale = real.scale,
+          .q_zero_point = real.zero_point,
+          .stride = stride,
+          .extremes = nullptr};
 }
 
 }  // namespace intact

@@ -50,7 +50,7 @@ class Gather final : public Step {
     const auto* table = context.at<const std::uint8_t>(table_);
     const auto* scales = scales_ ? context.at<const float>(*scales_) : nullptr;
     auto* y = context.at<float>(y_);
-    for_rows(context, s_.outer * s_.count, s_.size, [&](std::size_t r) {
+    for_rows(context, s_.outer * s_.count, s_.size, [&](std::size_t r, std::size_t) {
       const Whole index = indices[r % s_.count];
       const std::size_t row = static_cast<std::size_t>(index < 0 ? index + rows : index);
       const std::size_t first = (r / s_.count * s_.rows + row) * s_.size;

@@ -1,84 +1,14 @@
-// Steps that work value by value, and the borders between float32 and uint8.
+// Steps that work value by value.
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "rows.hpp"
 #include "steps.hpp"
 
 namespace intact {
 namespace {
-
-constexpr std::size_t kValuesPerJob = 16 * 1024;
-
-std::size_t jobs_of(std::size_t units, std::size_t values_per_unit) {
-  const std::size_t per_job = std::max<std::size_t>(1, kValuesPerJob / std::max<std::size_t>(1, values_per_unit));
-  return (units + per_job - 1) / per_job;
-}
-
-// The part of `units` that `job` of `jobs` takes.
-struct Part {
-  Part(std::size_t units, std::size_t job, std::size_t jobs)
-      : begin(job * units / jobs), end((job + 1) * units / jobs) {}
-  std::size_t begin, end;
-};
-
-class Quantize final : public Step {
- public:
-  Quantize(const Program& program, Region x, Region y, std::size_t images, std::size_t channels,
-           std::size_t pixels, float scale, std::int32_t zero_point)
-      : x_(x), y_(y), images_(images), channels_(channels), pixels_(pixels), scale_(scale),
-        zero_point_(zero_point), k_(program.engine().kernels()) {
-    const std::size_t size = times(times(images, channels), pixels);
-    program.check(x);
-    program.check(y);
-    require(size > 0, "a tensor is empty");
-    require(x.bytes >= times(size, sizeof(float)) && y.bytes >= size, "a tensor is too small");
-    require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
-  }
-
-  void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_);
-    auto* y = context.at<std::uint8_t>(y_);
-    const std::size_t jobs = jobs_of(pixels_, channels_);
-    context.engine.pool().run(images_ * jobs, [&](std::size_t job, std::size_t) {
-      const std::size_t image = job / jobs;
-      const Part part(pixels_, job % jobs, jobs);
-      const float* from = x + image * channels_ * pixels_;
-      std::uint8_t* to = y + image * channels_ * pixels_;
-      std::uint8_t line[3][kLine];
-      if (channels_ == 3) {
-        for (std::size_t p = part.begin; p < part.end; p += kLine) {
-          const std::size_t n = std::min(kLine, part.end - p);
-          for (std::size_t c = 0; c < 3; ++c) {
-            k_.quantize(from + c * pixels_ + p, 1, n, n, scale_, zero_point_, line[c], n);
-          }
-          k_.interleave3({line[0], line[1], line[2]}, n, to + 3 * p);
-        }
-        return;
-      }
-      for (std::size_t c = 0; c < channels_; ++c) {
-        for (std::size_t p = part.begin; p < part.end; p += kLine) {
-          const std::size_t n = std::min(kLine, part.end - p);
-          // A single channel is where it belongs.
-          std::uint8_t* q = channels_ == 1 ? to + p : line[0];
-          k_.quantize(from + c * pixels_ + p, 1, n, n, scale_, zero_point_, q, n);
-          if (channels_ == 1) continue;
-          for (std::size_t i = 0; i < n; ++i) to[(p + i) * channels_ + c] = q[i];
-        }
-      }
-    });
-  }
-
- private:
-  static constexpr std::size_t kLine = 256;
-
-  Region x_, y_;
-  std::size_t images_, channels_, pixels_;
-  float scale_;
-  std::int32_t zero_point_;
-  const Kernels& k_;
-};
 
 class DequantizeStep final : public Step {
  public:
@@ -236,12 +166,6 @@ class Copy final : public Step {
 };
 
 }  // namespace
-
-std::unique_ptr<Step> make_quantize(const Program& program, Region x, Region y, std::size_t images,
-                                    std::size_t channels, std::size_t pixels, float scale,
-                                    std::int32_t zero_point) {
-  return std::make_unique<Quantize>(program, x, y, images, channels, pixels, scale, zero_point);
-}
 
 std::unique_ptr<Step> make_dequantize(const Program& program, Region x, Region y,
                                       std::size_t images, std::size_t channels, std::size_t pixels,

@@ -177,17 +177,10 @@ class RealPool final : public Step {
                        w_.height);
       for (std::size_t o = 0; o < w_.out_width; ++o, y += channels) {
         const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
-        std::fill_n(y, n, counts_.empty() ? -std::numeric_limits<float>::infinity() : 0.0f);
-        for (std::size_t i = 0; i < rows.count * columns.count; ++i) {
-          const std::size_t row = rows.first + i / columns.count * w_.dilation_h;
-          const std::size_t column = columns.first + i % columns.count * w_.dilation_w;
-          const float* from = image + (row * w_.width + column) * channels;
-          if (counts_.empty()) {
-            k_.maximum_real(y, from, n);
-          } else {
-            k_.add_real(y, from, y, n);
-          }
-        }
+        const Window window{rows.count, columns.count, w_.dilation_h * w_.width * channels,
+                            w_.dilation_w * channels};
+        const float* from = image + (rows.first * w_.width + columns.first) * channels;
+        k_.pool_real(from, window, n, counts_.empty(), y);
         if (counts_.empty()) continue;
         const float count = counts_[line % w_.out_height * w_.out_width + o];
         for (std::size_t c = 0; c < n; ++c) y[c] /= count;

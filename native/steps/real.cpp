@@ -57,10 +57,8 @@ class FloatProduct final : public Step {
 
 class Function final : public Step {
  public:
-  Function(const Program& program, Region x, Region y, std::size_t size, Unary function,
-           float alpha, float beta)
-      : x_(x), y_(y), size_(size), function_(function), alpha_(alpha), beta_(beta),
-        k_(program.engine().kernels()) {
+  Function(const Program& program, Region x, Region y, std::size_t size, const Applied& function)
+      : x_(x), y_(y), size_(size), function_(function), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     require(size > 0, "a tensor is empty");
@@ -75,98 +73,23 @@ class Function final : public Step {
     context.engine.pool().run((size_ + kPerJob - 1) / kPerJob, [&](std::size_t job, std::size_t) {
       const std::size_t begin = job * kPerJob, n = std::min(kPerJob, size_ - begin);
       std::memcpy(y + begin, x + begin, n * sizeof(float));
-      k_.unary(function_, alpha_, beta_, y + begin, 1, n, n);
+      k_.unary(function_, y + begin, n);
     });
   }
 
  private:
   Region x_, y_;
   std::size_t size_;
-  Unary function_;
-  float alpha_, beta_;
-  const Kernels& k_;
-};
-
-class QuantizeRows final : public Step {
- public:
-  QuantizeRows(const Program& program, Region x, Region y, const RowParameters& parameters,
-               std::size_t rows, std::size_t size)
-      : x_(x), y_(y), p_(parameters), rows_(rows), size_(size), k_(program.engine().kernels()) {
-    for (const Region& region : {x, y, p_.scales, p_.zero_points}) program.check(region);
-    const std::size_t count = times(rows, size);
-    require(count > 0, "a tensor is empty");
-    require(x.bytes >= times(count, sizeof(float)) && y.bytes >= count, "a tensor is too small");
-    require(p_.scales.bytes >= times(rows, sizeof(float)) &&
-                p_.zero_points.bytes >= times(rows, sizeof(std::int32_t)),
-            "there are too few scales or zero points");
-    // Long rows (images) are shared out among the threads, a part at a time.
-    parts_ = rows >= 8 ? 1 : std::clamp<std::size_t>(size / kPart, 1, 64);
-  }
-
-  std::size_t scratch() const override { return parts_ * 2 * sizeof(float); }
-
-  void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_);
-    auto* y = context.at<std::uint8_t>(y_);
-    auto* scales = context.at<float>(p_.scales);
-    auto* points = context.at<std::int32_t>(p_.zero_points);
-    if (parts_ == 1) {
-      for_rows(context, rows_, size_, [&](std::size_t r) {
-        float low, high;
-        k_.extremes(x + r * size_, size_, &low, &high);
-        parameters(low, high, scales[r], points[r]);
-        k_.quantize(x + r * size_, 1, size_, size_, scales[r], points[r], y + r * size_, size_);
-      });
-      return;
-    }
-    // The caller's scratch holds the extremes of the parts: [parts][2].
-    auto* found = reinterpret_cast<float*>(context.engine.scratch(0));
-    for (std::size_t r = 0; r < rows_; ++r) {
-      const float* row = x + r * size_;
-      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
-        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
-        k_.extremes(row + begin, end - begin, &found[2 * part], &found[2 * part + 1]);
-      });
-      float low = found[0], high = found[1];
-      for (std::size_t part = 1; part < parts_; ++part) {
-        low = std::min(low, found[2 * part]);
-        high = std::max(high, found[2 * part + 1]);
-      }
-      parameters(low, high, scales[r], points[r]);
-      context.engine.pool().run(parts_, [&](std::size_t part, std::size_t) {
-        const std::size_t begin = part * size_ / parts_, end = (part + 1) * size_ / parts_;
-        const std::size_t n = end - begin;
-        k_.quantize(row + begin, 1, n, n, scales[r], points[r], y + r * size_ + begin, n);
-      });
-    }
-  }
-
- private:
-  static constexpr std::size_t kPart = 8192;
-
-  static void parameters(float low, float high, float& scale, std::int32_t& zero_point) {
-    low = std::min(low, 0.0f);
-    high = std::max(high, 0.0f);
-    scale = (high - low) / 255.0f;
-    // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
-    if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
-    const float point = std::nearbyint(-low / scale);
-    zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
-                                                  : (point > 255.0f ? 255 : 0);
-  }
-
-  Region x_, y_;
-  RowParameters p_;
-  std::size_t rows_, size_, parts_;
+  Applied function_;
   const Kernels& k_;
 };
 
 class Binary final : public Step {
  public:
   Binary(const Program& program, const Operand& a, const Operand& b, Region y, bool product,
-         std::size_t outer, std::size_t rows, std::size_t columns)
+         std::size_t outer, std::size_t rows, std::size_t columns, std::optional<Extremes> extremes)
       : a_(a), b_(b), y_(y), product_(product), outer_(outer), rows_(rows), columns_(columns),
-        k_(program.engine().kernels()) {
+        extremes_(extremes), k_(program.engine().kernels()) {
     require(outer > 0 && rows > 0 && columns > 0, "a tensor is empty");
     program.check(y);
     require(y.bytes >= times(times(times(outer, rows), columns), sizeof(float)),
@@ -180,6 +103,7 @@ class Binary final : public Step {
       require(operand.region.bytes / sizeof(float) > last, "a tensor is too small");
     }
     single_ = a.column_stride == 0 || b.column_stride == 0;
+    if (extremes_) extremes_->check(program, times(outer, rows));
   }
 
   void run(const Context& context) const override {
@@ -187,18 +111,29 @@ class Binary final : public Step {
     const auto* all_b = context.at<const float>(b_.region);
     auto* y = context.at<float>(y_);
     const auto kernel = product_ ? k_.mul_real : k_.add_real;
-    for_rows(context, outer_ * rows_, columns_, [&](std::size_t r) {
-      const std::size_t outer = r / rows_, row = r % rows_;
-      const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride;
-      const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride;
-      float* to = y + r * columns_;
-      if (!single_) {
-        kernel(a, b, to, columns_);
-        return;
-      }
-      for (std::size_t c = 0; c < columns_; ++c) {
-        const float p = a[c * a_.column_stride], q = b[c * b_.column_stride];
-        to[c] = product_ ? p * q : p + q;
+    if (extremes_) extremes_->clear(context);
+    const std::size_t rows = outer_ * rows_, parts = jobs_of(columns_, 1);
+    // Short rows several at a time, long ones in parts.
+    const std::size_t jobs = parts > 1 ? rows : jobs_of(rows, columns_);
+    context.engine.pool().run(jobs * parts, [&](std::size_t job, std::size_t thread) {
+      const Part all(rows, job / parts, jobs), columns(columns_, job % parts, parts);
+      const std::size_t first = columns.begin, n = columns.end - columns.begin;
+      for (std::size_t r = all.begin; r < all.end; ++r) {
+        const std::size_t outer = r / rows_, row = r % rows_;
+        const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride + first * a_.column_stride;
+        const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride + first * b_.column_stride;
+        float* to = y + r * columns_ + first;
+        if (!single_) {
+          kernel(a, b, to, n);
+        } else {
+          for (std::size_t c = 0; c < n; ++c) {
+            const float p = a[c * a_.column_stride], q = b[c * b_.column_stride];
+            to[c] = product_ ? p * q : p + q;
+          }
+        }
+        if (!extremes_) continue;
+        float* found = extremes_->of(context, thread, r / (rows / extremes_->images));
+        k_.extremes(to, n, &found[0], &found[1]);
       }
     });
   }
@@ -208,6 +143,7 @@ class Binary final : public Step {
   Region y_;
   bool product_, single_;
   std::size_t outer_, rows_, columns_;
+  std::optional<Extremes> extremes_;
   const Kernels& k_;
 };
 
@@ -238,11 +174,11 @@ class LayerNorm final : public Step {
     auto* y = context.at<float>(y_);
     const std::size_t size = gamma_.size();
     const float* beta = beta_.empty() ? nullptr : beta_.data();
-    for_rows(context, rows_, size, [&](std::size_t r) {
+    for_rows(context, rows_, size, [&](std::size_t r, std::size_t) {
       k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
       if (!quantized_) return;
       auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
-      k_.quantize(y + r * size, 1, size, size, scale_, zero_point_, q, size);
+      k_.quantize(y + r * size, size, scale_, zero_point_, q);
     });
   }
 
@@ -271,7 +207,7 @@ class Softmax final : public Step {
   void run(const Context& context) const override {
     const auto* x = context.at<const float>(x_);
     auto* y = context.at<float>(y_);
-    for_rows(context, rows_, size_, [&](std::size_t r) {
+    for_rows(context, rows_, size_, [&](std::size_t r, std::size_t) {
       std::memmove(y + r * size_, x + r * size_, size_ * sizeof(float));
       softmax_(y + r * size_, size_, false);
     });
@@ -306,20 +242,14 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
 }
 
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    Unary function, float alpha, float beta) {
-  return std::make_unique<Function>(program, x, y, size, function, alpha, beta);
-}
-
-std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
-                                         const RowParameters& parameters, std::size_t rows,
-                                         std::size_t size) {
-  return std::make_unique<QuantizeRows>(program, x, y, parameters, rows, size);
+                                    const Applied& function) {
+  return std::make_unique<Function>(program, x, y, size, function);
 }
 
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
                                   Region y, bool product, std::size_t outer, std::size_t rows,
-                                  std::size_t columns) {
-  return std::make_unique<Binary>(program, a, b, y, product, outer, rows, columns);
+                                  std::size_t columns, std::optional<Extremes> extremes) {
+  return std::make_unique<Binary>(program, a, b, y, product, outer, rows, columns, extremes);
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,

@@ -3,6 +3,7 @@
 // The steps of a program: one factory each, which checks what it is given against the program.
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,17 +12,6 @@
 #include "../program.hpp"
 
 namespace intact {
-
-// Two-dimensional windows over images in NHWC.
-struct Windows {
-  std::size_t images, height, width, channels, out_height, out_width;
-  std::size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-
-  std::size_t in_pixels() const { return times(times(images, height), width); }
-  std::size_t out_pixels() const { return times(times(images, out_height), out_width); }
-  // Checks that sizes are positive and that places can be computed.
-  void check() const;
-};
 
 // What becomes of the uint8 result before it leaves the cache.
 struct Tail {
@@ -33,20 +23,35 @@ struct Tail {
 // Scale (float32) and zero point (int32) of each row of a matrix, or of each image.
 struct RowParameters {
   Region scales, zero_points;
+
+  void check(const Program& program, std::size_t rows) const;
+  // Those of a row whose values lie between low <= 0 and high >= 0.
+  void set(const Context& context, std::size_t row, float low, float high) const;
 };
 
-struct Applied {
-  Unary function;
-  float alpha, beta;
+// The least and the greatest float of each image, and zero, as far as each thread wrote them:
+// [threads][images][2].
+struct Extremes {
+  Region region;
+  std::size_t images;
+
+  // Checks that there is room, and that `rows` rows are those of the images.
+  void check(const Program& program, std::size_t rows) const;
+  void clear(const Context& context) const;
+  float* of(const Context& context, std::size_t thread, std::size_t image) const {
+    return context.at<float>(region) + 2 * (thread * images + image);
+  }
+  void parameters(const Context& context, const RowParameters& to) const;
 };
 
 // What becomes of a float32 result before it leaves the cache, in this order.
 struct RealTail {
   std::vector<float> shift;  // one per column, or none
-  std::optional<Applied> function;
+  Applied function;
   std::optional<Region> other;  // float32, added
-  std::optional<Applied> after;
-  bool quantized = false;       // to uint8 by `scale` and `zero_point`
+  float low = -std::numeric_limits<float>::infinity();  // clamped to these
+  float high = std::numeric_limits<float>::infinity();
+  bool quantized = false;  // to uint8 by `scale` and `zero_point`
   float scale = 1;
   std::int32_t zero_point = 0;
 };
@@ -56,6 +61,10 @@ struct Output {
   std::vector<float> scale;        // one per column
   std::optional<RowParameters> rows;
   std::optional<RealTail> real;  // float32 instead of uint8
+  std::optional<Extremes> extremes;  // of the floats
+  // Of the uint8 that the floats become, instead of themselves, with the extremes of each image: sums
+  // are computed twice.
+  std::optional<RowParameters> found;
   float low = 0, high = 0;       // uint8 only, as in Requantize
   std::int32_t zero_point = 0;
 };
@@ -110,11 +119,13 @@ std::unique_ptr<Step> make_float_product(const Program& program, Region x, Regio
                                          std::vector<float> weights, std::vector<float> bias);
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
-                                    Unary function, float alpha, float beta);
-// Each row (or image) of x[rows][size] by itself, as ONNX's DynamicQuantizeLinear.
+                                    const Applied& function);
+// Each row (or image) of x[rows][channels][pixels] by itself, as ONNX's DynamicQuantizeLinear, to
+// [rows][pixels][channels].
 std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,
-                                         const RowParameters& parameters, std::size_t rows,
-                                         std::size_t size);
+                                         const RowParameters& parameters,
+                                         std::optional<Extremes> extremes, std::size_t rows,
+                                         std::size_t channels, std::size_t pixels);
 // y = a + b or a * b; each is [outer][rows][columns], with 0 for a stride that repeats.
 struct Operand {
   Region region;
@@ -122,7 +133,7 @@ struct Operand {
 };
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
                                   Region y, bool product, std::size_t outer, std::size_t rows,
-                                  std::size_t columns);
+                                  std::size_t columns, std::optional<Extremes> extremes);
 // y, and where wanted its uint8, from x[rows][size].
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
                                       std::optional<Region> quantized, float scale,

@@ -25,7 +25,7 @@ class Permute final : public Step {
     const auto* x = context.at<const float>(x_.region) + x_.offset;
     auto* y = context.at<float>(y_.region) + y_.offset;
     const std::size_t x_step = x_.strides.back(), y_step = y_.strides.back();
-    for_rows(context, outer_, inner_, [&](std::size_t r) {
+    for_rows(context, outer_, inner_, [&](std::size_t r, std::size_t) {
       std::size_t from = 0, to = 0, rest = r;
       for (std::size_t i = shape_.size() - 1; i-- > 0;) {
         const std::size_t index = rest % shape_[i];
@@ -75,7 +75,7 @@ class AttentionStep final : public Step {
     times(times(queries, keys), times(width, v_width));
   }
 
-  std::size_t scratch() const override { return times(attention_scratch(a_), sizeof(float)); }
+  std::size_t scratch() const override { return times(kernels_.attention_scratch(a_), sizeof(float)); }
 
   void run(const Context& context) const override {
     context.engine.pool().run(batch_ * heads_, [&](std::size_t job, std::size_t thread) {
@@ -90,6 +90,7 @@ class AttentionStep final : public Step {
       a.v = at(v_, b);
       a.y = at(y_, b);
       a.mask = mask_ ? at(*mask_, b % masks_) : nullptr;
+      kernels_.begin();
       kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
     });
   }

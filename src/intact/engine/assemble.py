@@ -20,11 +20,14 @@ class Weights:
         self._engine = engine
         self._packed: dict[str, Any] = {}
 
-    def packed(self, name: str, weights: NDArray[np.int8]) -> Any:
-        key = f"{name}/{weights.shape}"
+    def packed(
+        self, name: str, weights: NDArray[np.int8], kernel: tuple[int, ...] = (1,) * 6
+    ) -> Any:
+        """weights: [groups, K, N]. kernel: its size, strides and dilations."""
+        key = f"{name}/{weights.shape}/{kernel}"
         if key not in self._packed:
             assert native is not None
-            self._packed[key] = native.Packed.pack(self._engine, weights)
+            self._packed[key] = native.Packed.pack(self._engine, weights, kernel)
         return self._packed[key]
 
     @property
@@ -70,6 +73,7 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"a": places[0], "b": places[1]}
         case "binary":
             arguments |= {"a": places[0], "b": places[1]}
+            arguments["extremes"] = _extremes(instruction, written)
         case "gate":
             arguments |= {"a": places[0], "gate": places[1]}
         case "convolution" | "depthwise":
@@ -81,8 +85,13 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"x": places[0], "weights": _weights(instruction, arguments, weights)}
             arguments["rows"] = (next(rest), next(rest)) if arguments["rows"] else None
             arguments["other"] = next(rest) if arguments["other"] else None
+            arguments["extremes"] = _extremes(instruction, written)
+            if arguments.get("found"):
+                arguments["found"] = (written[1], written[2])
         case "quantize_rows":
             arguments |= {"x": places[0], "parameters": (written[1], written[2])}
+            if arguments["extremes"] is not None:
+                arguments["extremes"] = (places[1], arguments["extremes"])
         case "layer_norm":
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
@@ -109,6 +118,12 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
     getattr(program, instruction.kind)(**arguments)
 
 
+def _extremes(instruction: Instruction, written: list[tuple[int, int, int]]) -> Any:
+    """Where the extremes of so many images are written, last of all; or None."""
+    images = instruction.parameters["extremes"]
+    return None if images is None else (written[-1], images)
+
+
 def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:
     """The weights as the step takes them: packed once for all programs."""
     name, array = arguments.pop("name"), arguments["weights"]
@@ -116,4 +131,4 @@ def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weigh
     instruction.parameters["weights"] = array.shape
     if instruction.kind.endswith("depthwise"):
         return array.reshape(-1)
-    return weights.packed(name, array)
+    return weights.packed(name, array, arguments["windows"][6:12])

@@ -319,7 +319,7 @@ class Model:
         writes = () if stage.elsewhere else stage.writes
         try:
             lowered = lower(nodes, self._constants, given, writes)
-            instructions = fuse(lowered.state.program, lowered.outputs)
+            instructions = fuse(lowered.state.program, lowered.outputs, self.engine.threads)
             arena = place(instructions, lowered.outputs)
             _check_memory(arena + sum(tensor.storage.bytes for tensor in lowered.outputs))
             constants = [tensor for tensor, _ in lowered.state.constants]

@@ -122,7 +122,7 @@ def realize(value: Value | None, state: State) -> Stored:
             number = state.constant(np.full(1, factor, np.float32)).tensor
             state.add(
                 "binary", "scale", y, (tensor, number), product=True, a_strides=(0, 0, 1),
-                b_strides=(0, 0, 0), sizes=(1, 1, y.size),
+                b_strides=(0, 0, 0), sizes=(1, 1, y.size), extremes=None,
             )  # fmt: skip
             return Stored.of(y)
         case Dequantized(tensor, quantization):
@@ -282,7 +282,7 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     shared = {
         "windows": value.windows.sizes, "name": value.name, "bias": _folded_bias(value),
         "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
-        "other": bool(value.other), "shift": shift, "function": function, "after": value.after,
+        "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds, "extremes": None,
     }  # fmt: skip
     groups, depth, columns = value.weights.shape
     if value.rows and to is None and groups == value.windows.channels > 1 and columns == 1:
@@ -291,7 +291,7 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     return state.add(
         "real_convolution", value.label, y, inputs, weights=value.weights,
         x_zero_point=value.x_zero_point,
-        quantized=None if to is None else (float(to.scale), to.zero_point), **shared,
+        quantized=None if to is None else (float(to.scale), to.zero_point), found=None, **shared,
     )  # fmt: skip
 
 

@@ -5,22 +5,35 @@ Rules, in order:
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
-3. Quantizing what a LayerNormalization wrote becomes its second output.
-4. An instruction of which nothing is read any more goes.
+3. Quantizing what a LayerNormalization or attention wrote becomes its second output.
+4. Where images that one instruction alone wrote are quantized one by one, that instruction finds their
+   extremes as it writes; and where sums are cheaper to compute twice than their floats are to write
+   and read, it quantizes too.
+5. An instruction of which nothing is read any more goes.
 """
 
-from intact.engine.program import Instruction, Storage, Tensor
+from typing import Final
+
+from intact.engine.program import Instruction, Storage, Tensor, new_tensor
 
 __all__ = ["fuse"]
 
-_PRODUCTS = ("convolution", "depthwise")
+_PRODUCTS: Final = ("convolution", "depthwise")
+_FLOATS: Final = ("layer_norm",)  # that can quantize what they write
 
 
-def fuse(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
-    """The shorter program with the same results."""
-    for rule in (_fuse_lookups, _fuse_sums, _fuse_quantize, _drop_unread):
-        program = rule(program, outputs)
-    return program
+# Products of so few values that a second pass costs less than floats beyond the L2 cache.
+_CHEAP_DEPTH: Final = 128
+_MANY_FLOATS: Final = 2**18
+
+
+def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> list[Instruction]:
+    """The shorter program with the same results, for an engine of so many threads."""
+    program = _fuse_lookups(program, outputs)
+    program = _fuse_sums(program, outputs)
+    program = _fuse_quantize(program, outputs)
+    program = _fuse_extremes(program, outputs, threads)
+    return _drop_unread(program, outputs)
 
 
 def _readers(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage, int]:
@@ -104,7 +117,7 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
         if instruction.kind != "quantize" or instruction.parameters["channels"] != 1:
             continue
         source = writers.get(instruction.inputs[0].storage, [])
-        if len(source) != 1 or program[source[0]].kind != "layer_norm":
+        if len(source) != 1 or program[source[0]].kind not in _FLOATS:
             continue
         producer = program[source[0]]
         whole = instruction.inputs[0].size == producer.output.size
@@ -114,6 +127,53 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
             producer.outputs = (*producer.outputs, instruction.output)
             gone.add(i)
     return _without(program, gone)
+
+
+def _fuse_extremes(
+    program: list[Instruction], outputs: list[Tensor], threads: int
+) -> list[Instruction]:
+    readers, writers = _readers(program, outputs), _writers(program)
+    gone = set()
+    for i, instruction in enumerate(program):
+        if instruction.kind != "quantize_rows" or instruction.parameters["channels"] != 1:
+            continue
+        images = instruction.parameters["rows"]
+        source = writers.get(instruction.inputs[0].storage, [])
+        if len(source) != 1 or not _writes_images(program[source[0]], images):
+            continue
+        producer = program[source[0]]
+        if producer.parameters["extremes"] or producer.output.size != instruction.inputs[0].size:
+            continue
+        extremes = new_tensor((threads, images, 2), "float32")
+        producer.parameters["extremes"] = images
+        alone = readers[producer.output.storage] == 1
+        if producer.kind == "real_convolution" and alone and _is_cheap(producer):
+            producer.parameters["found"] = True
+            producer.outputs = (*instruction.outputs, extremes)
+            gone.add(i)
+        else:
+            producer.outputs = (*producer.outputs, extremes)
+            instruction.parameters["extremes"] = images
+            instruction.inputs = (*instruction.inputs, extremes)
+    return _without(program, gone)
+
+
+def _writes_images(instruction: Instruction, images: int) -> bool:
+    """Whether it writes so many images of floats, of more than a pixel, one after another."""
+    match instruction.kind:
+        case "real_convolution" | "real_depthwise":
+            n, _, _, _, height, width, *_ = instruction.parameters["windows"]
+            quantized = instruction.parameters.get("quantized")
+            return n == images and height * width > 1 and quantized is None
+        case "binary":
+            outer, rows, _ = instruction.parameters["sizes"]
+            return (outer * rows) % images == 0
+    return False
+
+
+def _is_cheap(convolution: Instruction) -> bool:
+    depth = convolution.parameters["weights"].shape[1]
+    return depth <= _CHEAP_DEPTH and convolution.output.size >= _MANY_FLOATS
 
 
 def _drop_unread(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:

@@ -25,7 +25,7 @@ class State:
     inputs: int
     program: list[Instruction] = field(default_factory=list)
     constants: list[tuple[Tensor, NDArray[Any]]] = field(default_factory=list)
-    _rows: dict[tuple[Storage, int], tuple[Tensor, Rows]] = field(default_factory=dict)
+    _rows: dict[tuple[Storage, int, bool], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(
         self, kind: str, label: str, output: Tensor, inputs: Sequence[Tensor], **parameters: Any
@@ -72,21 +72,28 @@ class State:
                 shape=shape, x_views=(x_view,), y_view=y_view,
             )  # fmt: skip
 
-    def quantized_rows(self, x: Tensor, rows: int, label: str) -> tuple[Tensor, Rows]:
-        """The integers of each of `rows` equal parts of x by itself; done once for all readers."""
-        key = (x.storage, rows)
+    def quantized_rows(
+        self, x: Tensor, rows: int, label: str, images: bool = False
+    ) -> tuple[Tensor, Rows]:
+        """The integers of each of `rows` equal parts of x by itself; done once for all readers.
+
+        images: whether the channels of x [N, C, ...] come last in the result.
+        """
+        key = (x.storage, rows, images)
         if key not in self._rows:
-            y = new_tensor(x.shape, "uint8", x.images)
+            y = new_tensor(x.shape, "uint8", x.images or images)
             found = Rows(*(new_tensor((rows,), "float32") for _ in range(2)))
+            channels = x.shape[1] if images and not x.images else 1
             self.program.append(
                 Instruction(
                     "quantize_rows", label, (y, found.scales, found.zero_points), (x,),
-                    {"rows": rows, "size": x.size // rows},
+                    {"rows": rows, "channels": channels, "pixels": x.size // (rows * channels),
+                     "extremes": None},
                 )
             )  # fmt: skip
             self._rows[key] = (y, found)
         y, found = self._rows[key]
-        return Tensor(y.storage, x.shape, "uint8", x.images), found
+        return Tensor(y.storage, x.shape, "uint8", y.images), found
 
 
 def reshaped(x: Stored, shape: tuple[int, ...]) -> Stored | None:

@@ -160,8 +160,8 @@ class Product(Value):
     weights: int8 [groups, K, N]. bias: int64 [columns] at scale `scale`. scale: [columns].
     rows: for a dynamic product; `scale` is that of the weights alone then.
     low, high: an activation that only clamps, before anything else.
-    shift, function, other, after: float32 [columns] added, a function (op type, alpha, beta)
-        applied, a tensor added, another function applied, in this order.
+    shift, function, other, bounds: float32 [columns] added, a function (op type, alpha, beta)
+        applied, a tensor added, the result clamped, in this order.
     """
 
     label: str
@@ -180,7 +180,7 @@ class Product(Value):
     shift: NDArray[np.float32] | None = None
     function: tuple[str, float, float] | None = None
     other: Tensor | None = None
-    after: tuple[str, float, float] | None = None
+    bounds: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -33,7 +33,17 @@ from intact.engine.lowering.common import Lowering, attribute
 from intact.engine.lowering.folds import fold
 from intact.engine.program import BYTES, Tensor, Unfinished, Unsupported, new_tensor
 from intact.engine.state import State
-from intact.engine.values import Constant, Function, Looked, Opaque, Product, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Function,
+    Looked,
+    Maximum,
+    Mean,
+    Opaque,
+    Product,
+    Stored,
+    Value,
+)
 
 __all__ = ["LOWERINGS", "Lowered", "Refused", "lower"]
 
@@ -165,6 +175,8 @@ def _costs(value: Value) -> bool:
             return value.op_type != "Sigmoid"  # which only Swish reads twice
         case Looked():
             return value.real
+        case Mean(x=Stored()) | Maximum(x=Stored()):
+            return True
     return False
 
 

@@ -70,11 +70,11 @@ def _unary(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if x is None or op_type not in _REAL_FUNCTIONS:
         raise Unsupported(f"operator '{node.name}' is a {op_type} of floats")
     alpha, beta = _ends(op_type, arguments)
-    if isinstance(x, Product) and not x.clamps and x.after is None:
+    if isinstance(x, Product) and not x.clamps and x.bounds is None:
         if x.function is None and x.other is None:
             return replace(x, function=(op_type, alpha, beta))
-        if x.other is not None:
-            return replace(x, after=(op_type, alpha, beta))
+        if x.other is not None and clamps:
+            return replace(x, bounds=(alpha, beta) if op_type == "Clip" else (0.0, inf))
     return Function(str(node.name), realize(x, state), op_type, function, alpha, beta)
 
 
@@ -101,8 +101,9 @@ def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
             if x.function is None and isinstance(y, Constant) and x.shift is None and _is_row(x, y):
                 shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.scale.size,))
                 return replace(x, shift=shift)
-            if isinstance(y, Stored) and x.shape == y.shape:
-                tensor = state.images(y, x.label) if x.images else state.contiguous(y, x.label)
+            if isinstance(y, (Stored, Product)) and x.shape == y.shape:
+                stored = realize(y, state)
+                tensor = (state.images if x.images else state.contiguous)(stored, x.label)
                 return replace(x, other=tensor)
     return Stored.of(_binary(node, a, b, False, state))
 
@@ -202,7 +203,7 @@ def _binary(node: ir.Node, a: Value | None, b: Value | None, product: bool, stat
     return state.add(
         "binary", str(node.name), y, (left.tensor, right.tensor), product=product,
         a_strides=tuple(m[1] for m in merged), b_strides=tuple(m[2] for m in merged),
-        sizes=tuple(m[0] for m in merged),
+        sizes=tuple(m[0] for m in merged), extremes=None,
     )  # fmt: skip
 
 

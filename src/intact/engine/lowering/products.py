@@ -11,7 +11,7 @@ from intact.core.arithmetic.windows import ceil_extension
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
 from intact.engine.lowering.lookup import dequantized
-from intact.engine.program import Unfinished, Unsupported, Windows, new_tensor
+from intact.engine.program import Tensor, Unfinished, Unsupported, Windows, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -39,6 +39,7 @@ _IMAGE_READERS: Final = frozenset(
     }
 )
 _LARGEST: Final = 2**20  # of a size along one axis, or of an attribute
+_PLANES: Final = 4  # channels
 _ROW_READERS: Final = frozenset({"Gemm", "MatMul"})
 
 
@@ -289,11 +290,15 @@ def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Va
 
 def _dynamic_conv(node: ir.Node, read: list[Value | None], state: State) -> Value:
     weights, scale = _dynamic_weights(node, read)
-    x = state.images(realize(read[0], state), str(node.name))
+    stored = realize(read[0], state)
+    in_order = stored.lies_as(Stored.of(Tensor(stored.tensor.storage, stored.shape, "float32")))
+    # Few channels in the order of the graph, as inputs have them, are moved as they are quantized.
+    planes = in_order and len(stored.shape) > 2 and stored.shape[1] <= _PLANES
+    x = (state.contiguous if planes else state.images)(stored, str(node.name))
     packed, kernel = _packed(node, weights, x.shape[1])
     s = spatial_of(node, x.shape[2:], kernel)
     m = weights.shape[0]
-    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name))
+    q, parameters = state.quantized_rows(x, x.shape[0], str(node.name), images=True)
     return Product(
         str(node.name), q, 0, windows_of(x.shape, s), packed, np.zeros(m, np.int64),
         _columns(node, scale, 0, 0, m), (x.shape[0], m, *s["shape"]), _name(node, 1), True,
