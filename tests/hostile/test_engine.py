@@ -46,7 +46,7 @@ def convolve(target: Any, **changes: Any) -> None:
     engine = native.Engine.create(1, "")
     arguments: dict[str, Any] = {
         "label": "c", "x": (0, 0, 128), "y": (0, 128, 128), "windows": WINDOWS, "x_zero_point": 0,
-        "weights": native.Packed.pack(engine, np.ones((1, 8, 8), np.int8)),
+        "weights": native.Packed.pack(engine, np.ones((1, 8, 8), np.int8), (1,) * 6),
         "bias": np.zeros(8, np.int32), "scale": np.ones(8, np.float32), "clamp": (0.0, 255.0, 0),
         "table": None, "addend": None,
     }  # fmt: skip

@@ -155,7 +155,7 @@ def _of_two(label: str, a: Stored, b: Stored, repeated: int, product: bool, stat
     rows, columns = (1, y.size) if repeated == 1 else (y.size // repeated, repeated)
     return state.add(
         "binary", label, y, (a.tensor, b.tensor), product=product, a_strides=(0, columns, 1),
-        b_strides=(0, 1, step), sizes=(1, rows, columns),
+        b_strides=(0, 1, step), sizes=(1, rows, columns), extremes=None,
     )  # fmt: skip
 
 
