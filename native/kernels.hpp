@@ -153,6 +153,8 @@ struct Kernels {
   void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                          const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
+  // The least and the greatest sum of each column: y[2][kernels.columns], count > 0.
+  void (*bounds)(const std::int32_t* sums, std::size_t count, std::int32_t* y);
   // As `f` says, from sums[count][kernels.columns].
   void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
   // y[rows][columns] = table[y], in place.

@@ -47,17 +47,23 @@ class Pool {
   void serve(std::size_t thread);
   void take_jobs(std::size_t thread);
 
-  // A ticket holds the round, the number of its jobs and the next one to take, in one word: whoever
-  // takes a job that exists holds up the end of its round, and with it what belongs to the round.
+  // Every thread has a part of the jobs, the same part of as many jobs each time, so that it finds in
+  // its cache what it wrote there; when it is done it takes those of others. A ticket holds the round,
+  // the end of a part and the next job to take, in one word: whoever takes a job that exists holds up
+  // the end of its round, and with it what belongs to the round.
+  struct alignas(64) Ticket {
+    std::atomic<std::uint64_t> word{0};
+  };
   static constexpr int kJobBits = 20;
   static constexpr std::size_t kMostJobs = (std::size_t{1} << kJobBits) - 4096;  // threads overshoot
   static bool has_job(std::uint64_t ticket);
+  bool any_job() const;
 
   std::vector<std::thread> workers_;
   Call call_ = nullptr;
   const void* work_ = nullptr;
   std::size_t first_ = 0;
-  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  std::vector<Ticket> tickets_;  // one per thread
   alignas(64) std::atomic<std::size_t> done_{0};
   alignas(64) std::atomic<std::uint32_t> round_{0};  // what workers sleep on
   std::atomic<bool> stop_{false};

@@ -94,6 +94,8 @@ struct Avx2Base {
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static I min(I a, I b) { return _mm256_min_epi32(a, b); }
+  static I max(I a, I b) { return _mm256_max_epi32(a, b); }
   static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm256_min_epu8(a, b); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }

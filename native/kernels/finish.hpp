@@ -106,6 +106,22 @@ void requantize_add(const std::int32_t* sums, std::size_t count, std::size_t col
   }
 }
 
+// The least and the greatest sum of each column: two rows of a panel.
+template <class V, std::size_t kVectors>
+void bounds(const std::int32_t* sums, std::size_t count, std::int32_t* y) {
+  constexpr std::size_t kColumns = kVectors * V::kInts;
+  for (std::size_t j = 0; j < kColumns; j += V::kInts) {
+    auto least = V::load(sums + j), most = least;
+    for (std::size_t i = 1; i < count; ++i) {
+      const auto sum = V::load(sums + i * kColumns + j);
+      least = V::min(least, sum);
+      most = V::max(most, sum);
+    }
+    V::store(y + j, least);
+    V::store(y + kColumns + j, most);
+  }
+}
+
 // Whose parameters the sums have.
 enum class Of { kTensor, kImage, kRows };
 

@@ -79,6 +79,12 @@ struct Portable {
   static B min_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
+  static I min(I a, I b) {
+    return map<I>([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static I max(I a, I b) {
+    return map<I>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }

@@ -35,6 +35,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
 #endif
       .requantize = requantize<V, kVectors>,
       .requantize_add = requantize_add<V, kVectors>,
+      .bounds = bounds<V, kVectors>,
       .finish = finish<V, kVectors>,
       .lookup = lookup_bytes,
       .add = add<V>,

@@ -13,7 +13,7 @@ namespace intact {
 namespace {
 
 constexpr std::size_t kNoOffset = 0;
-constexpr std::size_t kMostRows = 32;  // of a block of any instruction set
+constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kJobsPerThread = 4;
 // Gathered rows stay in the L2 cache, beside the weights or, where those do not fit, as many rows as
@@ -31,7 +31,7 @@ class Convolution final : public Step {
         out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()),
         threads_(program.engine().pool().threads()) {
     w_.check();
-    require(k_.rows <= kMostRows, "a block of the instruction set has too many rows");
+    require(k_.columns <= kMostColumns, "a block of the instruction set is too large");
     require(weights_->kernels == &k_, "weights are packed for another instruction set");
     require(w_.channels % weights_->groups == 0, "channels are no multiple of groups");
     group_channels_ = w_.channels / weights_->groups;
@@ -391,9 +391,24 @@ class Convolution final : public Step {
       if (f.y) f.y += done * columns_;
       if (f.q) f.q += done * columns_;
       if (f.other) f.other += done * columns_;
-      k_.finish(sums + done * k_.columns, n, width, f);
+      const std::int32_t* of = sums + done * k_.columns;
+      if (!f.y && !f.q && monotone()) {
+        // The extremes of the floats are those of the least and the greatest sums.
+        std::int32_t bounds[2 * kMostColumns];
+        k_.bounds(of, n, bounds);
+        k_.finish(bounds, 2, width, f);
+      } else {
+        k_.finish(of, n, width, f);
+      }
       done += n;
     }
+  }
+
+  // Whether greater sums of a column become greater floats.
+  bool monotone() const {
+    const Unary function = out_.real->function.function;
+    return !out_.real->other && (function == Unary::kNone || function == Unary::kRelu ||
+                                 function == Unary::kClip);
   }
 
   std::uint8_t padding(const Context& context, std::size_t image) const {
