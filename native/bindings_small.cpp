@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,19 +27,41 @@ void bind_small(nb::module_& m, nb::class_<Program>& program);
 namespace {
 
 using Weights = nb::ndarray<const std::int8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Stored = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>;
+using Reordered = nb::ndarray<nb::numpy, std::int8_t, nb::ndim<3>>;
+
+// An array of numpy that owns the values.
+template <class Array, class T>
+Array owned(std::vector<T>&& values, std::initializer_list<std::size_t> shape) {
+  auto held = std::make_unique<std::vector<T>>(std::move(values));
+  T* data = held->data();
+  const nb::capsule owner(held.get(), [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  held.release();
+  return Array(data, shape, owner);
+}
 
 // Of each column of weights [groups, K, N].
 Sums column_sums_of(const Weights& weights) {
   const std::size_t groups = weights.shape(0), k = weights.shape(1), n = weights.shape(2);
   require(k < (std::size_t{1} << 24), "weights have too many rows");
-  auto sums = std::make_unique<std::vector<std::int32_t>>(groups * n);
+  std::vector<std::int32_t> sums(groups * n);
   for (std::size_t g = 0; g < groups; ++g) {
-    column_sums(weights.data() + g * k * n, k, n, sums->data() + g * n);
+    column_sums(weights.data() + g * k * n, k, n, sums.data() + g * n);
   }
-  std::int32_t* data = sums->data();
-  nb::capsule owner(sums.release(), [](void* p) noexcept { delete static_cast<std::vector<std::int32_t>*>(p); });
-  return Sums(data, {groups * n}, owner);
+  return owned<Sums>(std::move(sums), {groups * n});
+}
+
+// Weights [groups, N, channels, taps] as [groups, taps * channels, N].
+Reordered reordered(const Stored& weights) {
+  const std::size_t groups = weights.shape(0), n = weights.shape(1);
+  const std::size_t channels = weights.shape(2), taps = weights.shape(3);
+  const std::size_t size = times(times(channels, taps), n);
+  std::vector<std::int8_t> to(times(groups, size));
+  for (std::size_t g = 0; g < groups; ++g) {
+    reorder(weights.data() + g * size, n, channels, taps, to.data() + g * size);
+  }
+  return owned<Reordered>(std::move(to), {groups, channels * taps, n});
 }
 
 // As in bindings.cpp: (space, offset or index, bytes); and (place, offset, strides).
@@ -61,6 +84,8 @@ Region target(const Place& place) {
 
 void bind_small(nb::module_& m, nb::class_<Program>& program) {
   m.def("column_sums", &column_sums_of, nb::arg("weights"), "The sums of weights [groups, K, N] over K.");
+  m.def("reordered", &reordered, nb::arg("weights"),
+        "Weights [groups, N, channels, taps] as [groups, taps * channels, N].");
   program
       .def("elementwise", [](Program& p, const std::string& label, const std::string& name,
                              const std::vector<Strided>& x, const Strided& y,

@@ -129,6 +129,19 @@ void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size
   }
 }
 
+void reorder(const std::int8_t* w, std::size_t n, std::size_t channels, std::size_t taps,
+             std::int8_t* to) {
+  constexpr std::size_t kBlock = 64;  // rows of both sides stay in the L1 cache
+  const std::size_t k = channels * taps;
+  for (std::size_t first = 0; first < n; first += kBlock) {
+    const std::size_t last = std::min(n, first + kBlock);
+    for (std::size_t i = 0; i < k; ++i) {
+      std::int8_t* row = to + (i % taps * channels + i / taps) * n;
+      for (std::size_t j = first; j < last; ++j) row[j] = w[j * k + i];
+    }
+  }
+}
+
 void column_sums(const std::int8_t* w, std::size_t k, std::size_t n, std::int32_t* sums) {
   std::memset(sums, 0, n * sizeof(std::int32_t));
   for (std::size_t i = 0; i < k; ++i) {

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.core.arithmetic.windows import ceil_extension
+from intact.core.native import native
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
 from intact.engine.lowering.lookup import dequantized
@@ -188,8 +189,8 @@ def _packed(
     if group < 1 or channels != per_group * group or m % group or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights that do not fit its input")
     shaped = weights.reshape(group, m // group, per_group, -1)
-    packed = np.ascontiguousarray(shaped.transpose(0, 3, 2, 1)).reshape(group, -1, m // group)
-    return packed, tuple(kernel)
+    assert native is not None
+    return native.reordered(np.ascontiguousarray(shaped)), tuple(kernel)
 
 
 def _name(node: ir.Node, index: int) -> str:
