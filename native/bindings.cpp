@@ -1,13 +1,6 @@
 // The Python face of the native part: intact._native.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <cmath>
@@ -15,9 +8,8 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings.hpp"
 #include "histogram.hpp"
-#include "program.hpp"
-#include "steps/steps.hpp"
 
 namespace nb = nanobind;
 using namespace intact;
@@ -26,15 +18,10 @@ void bind_small(nb::module_& m, nb::class_<Program>& program);  // bindings_smal
 
 namespace {
 
-template <class T>
-using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Weights = nb::ndarray<const std::int8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>>;
 using AnyArray = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using ConstArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-// (space, offset or index, bytes)
-using Place = std::tuple<int, std::size_t, std::size_t>;
 // images, height, width, channels, out_height, out_width, then kernel, stride, dilation and
 // padding, each of height and width
 using WindowSizes = std::array<std::size_t, 14>;
@@ -43,24 +30,8 @@ using Clamp = std::tuple<float, float, std::int32_t>;
 // other tensor, (scale, zero point) of both, scale and clamp of the result
 using Addend = std::tuple<Place, std::array<float, 3>, std::array<std::int32_t, 2>, Clamp>;
 
-Region region(const Place& place) {
-  const auto& [space, offset, bytes] = place;
-  require(space >= 0 && space <= 2, "a tensor lies in no known space");
-  return {static_cast<Space>(space), offset, bytes};
-}
-
 Windows windows(const WindowSizes& s) {
   return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13]};
-}
-
-template <class T>
-std::vector<T> vector(const Row<T>& row) {
-  return {row.data(), row.data() + row.size()};
-}
-
-template <class T>
-std::vector<T> vector(const std::optional<Row<T>>& row) {
-  return row ? vector(*row) : std::vector<T>{};
 }
 
 std::uint8_t zero_point_of(std::int32_t value) {
@@ -105,13 +76,6 @@ using Scale = std::tuple<float, std::int32_t>;
 using RowPlaces = std::tuple<Place, Place>;
 // place, images
 using ExtremesPlace = std::tuple<Place, std::size_t>;
-// place, offset, strides
-using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
-
-View view(const Strided& strided) {
-  const auto& [place, offset, strides] = strided;
-  return {region(place), offset, strides};
-}
 
 Applied applied(const AppliedName& given) {
   const auto& [name, alpha, beta] = given;
@@ -135,13 +99,6 @@ RealTail real_tail_of(const std::optional<Row<float>>& shift,
   return tail;
 }
 
-// A place that a step writes to.
-Region target(const Place& place) {
-  const Region result = region(place);
-  require(result.space != Space::kInput, "a step would write to an input");
-  return result;
-}
-
 RowParameters rows_of(const RowPlaces& places) {
   const auto& [scales, zero_points] = places;
   return {target(scales), target(zero_points)};
@@ -151,6 +108,18 @@ std::optional<Extremes> extremes_of(const std::optional<ExtremesPlace>& given) {
   if (!given) return std::nullopt;
   const auto& [place, images] = *given;
   return Extremes{target(place), images};
+}
+
+// place, scale, zero point
+using QuantizedPlace = std::tuple<Place, float, std::int32_t>;
+
+std::optional<Quantized> quantized_of(const std::optional<QuantizedPlace>& given,
+                                      const std::optional<RowPlaces>& found) {
+  if (!given) return std::nullopt;
+  const auto& [place, scale, zero_point] = *given;
+  Quantized result{target(place), scale, zero_point, std::nullopt};
+  if (found) result.rows = rows_of(*found);
+  return result;
 }
 
 Output output_of(const Row<std::int32_t>& bias, const Row<float>& scale,
@@ -228,7 +197,7 @@ NB_MODULE(_native, m) {
       }, "Multiply-accumulates a second, in billions, on data in the first cache.");
 
   nb::class_<Packed>(m, "Packed")
-      .def_static("pack", [](const Engine& engine, const Weights& weights,
+      .def_static("pack", [](const Engine& engine, const Matrices<std::int8_t>& weights,
                              const std::array<std::size_t, 6>& kernel) {
         require(weights.size() > 0, "weights are empty");
         const auto& [h, w, stride_h, stride_w, dilation_h, dilation_w] = kernel;
@@ -240,7 +209,8 @@ NB_MODULE(_native, m) {
          "Weights [groups, K, N] for `engine`; size, strides and dilations of the kernel.")
       .def_prop_ro("bytes", [](const Packed& packed) { return packed.data.bytes(); });
 
-  auto program = nb::class_<Program>(m, "Program");
+  nb::class_<Program> program(m, "Program");
+  bind_recurrent(m, program);
   program
       .def(nb::init<std::shared_ptr<Engine>, std::size_t, std::vector<std::size_t>,
                     std::vector<std::size_t>>(),
@@ -385,11 +355,11 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("x_scale"), nb::arg("counts"), nb::arg("y_scale").none(), nb::arg("clamp").none())
       .def("float_product", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                               std::size_t rows, std::size_t k, std::size_t n,
-                               const Row<float>& weights, const std::optional<Row<float>>& bias) {
-        p.add(make_float_product(p, region(x), target(y), rows, k, n, vector(weights), vector(bias)), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("k"), nb::arg("n"),
-         nb::arg("weights"), nb::arg("bias").none())
+                               std::size_t rows, std::shared_ptr<PackedReals> weights,
+                               const std::optional<Row<float>>& bias) {
+        p.add(make_float_product(p, region(x), target(y), rows, std::move(weights), vector(bias)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("weights"),
+         nb::arg("bias").none())
       .def("function", [](Program& p, const std::string& label, const Place& x, const Place& y,
                           std::size_t size, const AppliedName& function) {
         p.add(make_function(p, region(x), target(y), size, applied(function)), label);
@@ -414,25 +384,20 @@ NB_MODULE(_native, m) {
       }, nb::arg("label"), nb::arg("a"), nb::arg("b"), nb::arg("y"), nb::arg("a_strides"),
          nb::arg("b_strides"), nb::arg("product"), nb::arg("sizes"), nb::arg("extremes").none())
       .def("layer_norm", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                            const std::optional<std::tuple<Place, float, std::int32_t>>& quantized,
-                            std::size_t rows, const Row<float>& gamma,
-                            const std::optional<Row<float>>& beta, float epsilon) {
-        std::optional<Region> place;
-        float scale = 1;
-        std::int32_t zero_point = 0;
-        if (quantized) {
-          place = target(std::get<0>(*quantized));
-          scale = std::get<1>(*quantized);
-          zero_point = std::get<2>(*quantized);
-        }
-        p.add(make_layer_norm(p, region(x), target(y), place, scale, zero_point, rows,
+                            const std::optional<QuantizedPlace>& quantized,
+                            const std::optional<RowPlaces>& found, std::size_t rows,
+                            const Row<float>& gamma, const std::optional<Row<float>>& beta,
+                            float epsilon) {
+        p.add(make_layer_norm(p, region(x), target(y), quantized_of(quantized, found), rows,
                               vector(gamma), vector(beta), epsilon), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("quantized").none(),
-         nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(), nb::arg("epsilon"))
+         nb::arg("found").none(), nb::arg("rows"), nb::arg("gamma"), nb::arg("beta").none(),
+         nb::arg("epsilon"))
       .def("softmax", [](Program& p, const std::string& label, const Place& x, const Place& y,
-                         std::size_t rows, std::size_t size) {
-        p.add(make_softmax(p, region(x), target(y), rows, size), label);
-      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"))
+                         std::size_t rows, std::size_t size, bool logarithm) {
+        p.add(make_softmax(p, region(x), target(y), rows, size, logarithm), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("rows"), nb::arg("size"),
+         nb::arg("logarithm"))
       .def("permute", [](Program& p, const std::string& label, const Strided& x, const Strided& y,
                          const std::vector<std::size_t>& shape) {
         target(std::get<0>(y));

@@ -154,6 +154,10 @@ std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,
   return round_up(channels, kernels.lanes) * kernel_w * round_up(kernel_h, 4);
 }
 
+std::size_t depthwise_lanes(const Kernels& kernels, std::size_t channels, std::size_t first) {
+  return channels - first <= kernels.half_lanes ? kernels.half_lanes : kernels.lanes;
+}
+
 std::size_t depthwise_order(std::size_t lanes, std::size_t position) {
   const std::size_t vector = position / (lanes / 4), lane = position % (lanes / 4);
   return lane / 4 * 16 + vector * 4 + lane % 4;
@@ -161,9 +165,10 @@ std::size_t depthwise_order(std::size_t lanes, std::size_t position) {
 
 void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t kernel_h,
                     std::size_t kernel_w, std::size_t channels, std::int8_t* packed) {
-  const std::size_t lanes = kernels.lanes, groups = (kernel_h + 3) / 4;
+  const std::size_t groups = (kernel_h + 3) / 4;
   std::memset(packed, 0, packed_depthwise_size(kernels, kernel_h, kernel_w, channels));
-  for (std::size_t first = 0; first < channels; first += lanes) {
+  for (std::size_t first = 0; first < channels; first += kernels.lanes) {
+    const std::size_t lanes = depthwise_lanes(kernels, channels, first);
     std::int8_t* block = packed + first * kernel_w * groups * 4;
     for (std::size_t column = 0; column < kernel_w; ++column) {
       for (std::size_t row = 0; row < kernel_h; ++row) {

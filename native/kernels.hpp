@@ -42,7 +42,23 @@ struct Requantize {
   const float* scale;
   float low, high;
   std::int32_t zero_point;
-  bool small;  // whether every scale is below 1
+  bool small;                  // whether every scale is below 1
+  const std::uint8_t* table;  // 256 entries, in which the result is looked up; or null
+};
+
+// Columns of one panel of packed float32 weights.
+constexpr std::size_t kRealColumns = 64;
+
+// What one time step of recurrent cells reads and writes. Strides are in floats, from row to row.
+struct Cells {
+  const float* from_x;  // the input's share: gate g of unit j at g * x_gate + j
+  std::size_t x_stride, x_gate;
+  const float* from_h;  // the state's share
+  std::size_t h_stride, h_gate;
+  float *h, *c;  // states in place: [rows][stride]. A GRU that needs two halves keeps a gate in c
+  std::size_t stride;
+  float* y;  // the new h once more; after the first half of a GRU, reset gate times h
+  std::size_t y_stride;
 };
 
 // Functions of one float32; alpha and beta are those of ONNX (for kClip, the ends).
@@ -134,6 +150,7 @@ struct Kernels {
   std::size_t columns;  // of one block of `gemm`, and of one panel of packed weights
   std::size_t k_step;   // K is padded with zero weights to a multiple of this
   std::size_t lanes;    // bytes of one vector; channels of one step of `depthwise`
+  std::size_t half_lanes;  // of a last step of no more channels than that
 
   // Readies the calling thread for `gemm`.
   void (*begin)();
@@ -149,7 +166,7 @@ struct Kernels {
   // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
   void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
-  // The same, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
+  // The same without a table, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
   void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
                          const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
@@ -167,10 +184,9 @@ struct Kernels {
   // y[rows][columns] = a[rows][columns] * gate[columns].
   void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
                std::size_t columns, const Product& p, std::uint8_t* y);
-  // One output row of a depthwise convolution, the channels from `first` to `last` (a multiple of
-  // `lanes`, or the last channel). scratch: depthwise_scratch bytes.
-  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                    std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch);
+  // One output row of a depthwise convolution. scratch: depthwise_scratch bytes.
+  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::uint8_t* y,
+                    std::uint8_t* scratch);
   // One output row of an image with scale and zero point of its own, f.scales[0] and
   // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
@@ -194,6 +210,15 @@ struct Kernels {
                      float epsilon, float* y);
   // In place. A row of -infinity becomes NaN, or zeros.
   void (*softmax)(float* y, std::size_t size, bool empty_is_zero);
+  // y[count][kRealColumns] = a[count][k] * panel[k][kRealColumns]; each row by itself.
+  void (*real_product)(const float* a, std::size_t stride, std::size_t count, const float* panel,
+                       std::size_t k, float* y, std::size_t y_stride);
+  // `columns` units of `count` rows, exact but for sigmoid and tanh; gru_gates and gru_state are
+  // the halves of a GRU whose reset gate multiplies the state instead of the product.
+  void (*lstm_cells)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_cells)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_gates)(const Cells& s, std::size_t count, std::size_t columns);
+  void (*gru_state)(const Cells& s, std::size_t count, std::size_t columns);
   // scratch: attention_scratch floats, whose pointers do not matter to it.
   std::size_t (*attention_scratch)(const Attention& a);
   void (*attention)(const Attention& a, float* scratch);
@@ -214,6 +239,8 @@ void reorder(const std::int8_t* w, std::size_t n, std::size_t channels, std::siz
 // sums[n] of the columns of w[k][n]; k below 2 ** 24.
 void column_sums(const std::int8_t* w, std::size_t k, std::size_t n, std::int32_t* sums);
 
+// Channels of the step of `depthwise` that begins at channel `first`.
+std::size_t depthwise_lanes(const Kernels& kernels, std::size_t channels, std::size_t first);
 // Depthwise weights w[kernel_h * kernel_w][channels], four rows of the kernel side by side:
 // [channels / lanes][kernel_w][groups of 4 rows][4 * lanes].
 std::size_t packed_depthwise_size(const Kernels& kernels, std::size_t kernel_h,

@@ -32,6 +32,20 @@ Packed::Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups,
   }
 }
 
+PackedReals::PackedReals(const float* w, std::size_t groups, std::size_t k, std::size_t n)
+    : groups(groups), k(k), n(n), group_floats(times(k, round_up(n, kRealColumns))),
+      data(times(times(groups, group_floats), sizeof(float))) {
+  auto* to = reinterpret_cast<float*>(data.data());
+  std::fill_n(to, groups * group_floats, 0.0f);
+  for (std::size_t row = 0; row < groups * k; ++row) {
+    float* group = to + row / k * group_floats;
+    for (std::size_t j = 0; j < n; ++j) {
+      const std::size_t panel = j / kRealColumns * kRealColumns * k;
+      group[panel + row % k * kRealColumns + j % kRealColumns] = w[row * n + j];
+    }
+  }
+}
+
 Engine::Engine(std::size_t threads, const char* isa)
     : kernels_(select_kernels(isa)), pool_(threads), scratch_(threads) {
   require(threads >= 1, "an engine needs at least one thread");

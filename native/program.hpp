@@ -48,6 +48,18 @@ struct Packed {
   Buffer data;
 };
 
+// float32 weights w[k][n] in panels of kRealColumns, padded with zeros; shared like Packed.
+struct PackedReals {
+  PackedReals(const float* w, std::size_t groups, std::size_t k, std::size_t n);
+  std::size_t groups, k, n;  // of one group
+  std::size_t group_floats;
+  Buffer data;
+
+  const float* panel(std::size_t group, std::size_t column) const {
+    return reinterpret_cast<const float*>(data.data()) + group * group_floats + column * k;
+  }
+};
+
 // What runs programs: threads, kernels and the memory that programs work in, one run at a time.
 class Engine {
  public:

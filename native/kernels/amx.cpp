@@ -3,7 +3,7 @@
 
 #include "attention_amx.hpp"
 #include "avx512.hpp"
-#include "lookup_vbmi.hpp"
+#include "avx512_vbmi.hpp"
 #include "table.hpp"
 
 namespace {
@@ -90,12 +90,11 @@ void gemm_amx(const intact::Multiplication& m) {
 }
 
 constexpr intact::Kernels with_amx() {
-  intact::Kernels kernels = kernels_of<Avx512, 6, 2>("amx");
+  intact::Kernels kernels = kernels_of<Avx512Vbmi, 6, 2>("amx");
   kernels.rows = kRows;
   kernels.k_step = kTileBytes;
   kernels.begin = begin_amx;
   kernels.gemm = gemm_amx;
-  kernels.lookup = lookup_vbmi;
   kernels.attention_scratch = attention_scratch_amx;
   kernels.attention = attention_amx;
   return kernels;

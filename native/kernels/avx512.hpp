@@ -7,9 +7,36 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "avx2.hpp"
+
 namespace {
 
+// Half a vector, with the masks and products of AVX-512.
+struct Avx512Half : Avx2Base {
+  static __mmask32 first_bytes(std::size_t n) { return ~std::uint32_t{0} >> (32 - n); }
+  static __mmask8 first(std::size_t n) { return static_cast<__mmask8>(0xff >> (8 - n)); }
+  using Avx2Base::load;
+  using Avx2Base::load_bytes;
+  using Avx2Base::store;
+  using Avx2Base::store_bytes;
+  static F load(const float* p, std::size_t n) { return _mm256_maskz_loadu_ps(first(n), p); }
+  static void store(float* p, F v, std::size_t n) { _mm256_mask_storeu_ps(p, first(n), v); }
+  static B load_bytes(const void* p, std::size_t n) {
+    return n >= kBytes ? load_bytes(p) : _mm256_maskz_loadu_epi8(first_bytes(n), p);
+  }
+  static void store_bytes(void* p, B v, std::size_t n) {
+    if (n >= kBytes) {
+      store_bytes(p, v);
+    } else {
+      _mm256_mask_storeu_epi8(p, first_bytes(n), v);
+    }
+  }
+  static F first_values(F v, std::size_t n) { return _mm256_maskz_mov_ps(first(n), v); }
+  static I dot4(I acc, B u, B s) { return _mm256_dpbusd_epi32(acc, u, s); }
+};
+
 struct Avx512 {
+  using Half = Avx512Half;
   using I = __m512i;  // 16 int32
   using F = __m512;   // 16 float32
   using B = __m512i;  // 64 bytes

@@ -1,15 +1,6 @@
-#include "avx512.hpp"
-#include "lookup_vbmi.hpp"
+#include "avx512_vbmi.hpp"
 #include "table.hpp"
 
-namespace {
-constexpr intact::Kernels with_vbmi() {
-  intact::Kernels kernels = kernels_of<Avx512, 6, 4>("avx512_vbmi");
-  kernels.lookup = lookup_vbmi;
-  return kernels;
-}
-}  // namespace
-
 namespace intact {
-extern const Kernels kAvx512Vbmi = with_vbmi();
+extern const Kernels kAvx512Vbmi = kernels_of<Avx512Vbmi, 6, 4>("avx512_vbmi");
 }  // namespace intact

@@ -82,13 +82,35 @@ void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
   }
 }
 
+// Vectors with a type of half their size, for the last channels.
 template <class V>
-void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-               std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
+concept HasHalf = requires { typename V::Half; };
+
+// Calls use(V{}, first, last) for the channels that fill vectors of V, and the same with half vectors for
+// the rest where they hold it; see `depthwise_lanes`.
+template <class V, class Use>
+void with_lanes(std::size_t channels, const Use& use) {
+  std::size_t whole = channels;
+  if constexpr (HasHalf<V>) {
+    const std::size_t rest = channels % V::kBytes;
+    if (rest > 0 && rest <= V::Half::kBytes) whole -= rest;
+  }
+  if (whole > 0) use(V{}, std::size_t{0}, whole);
+  if constexpr (HasHalf<V>) {
+    if (whole < channels) use(typename V::Half{}, whole, channels);
+  }
+}
+
+// kSmall: no scale reaches 1; see requantize_rows.
+template <class V, bool kSmall>
+void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                     std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
   const intact::Requantize r = d.output;
+  const auto byte = [&](float bound) {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + r.zero_point));
+  };
+  const auto low = byte(r.low), high = byte(r.high);
   const auto most = V::broadcast(r.high);
-  const std::int32_t lowest = static_cast<std::int32_t>(r.low) + r.zero_point;
-  const auto low = V::broadcast_byte(static_cast<std::uint8_t>(lowest));
   for (std::size_t channel = first; channel < last; channel += V::kBytes) {
     const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
     typename V::I bias[4];
@@ -97,37 +119,63 @@ void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t
       bias[i] = V::load(r.bias + channel + i * V::kInts);
       scale[i] = V::load(r.scale + channel + i * V::kInts);
     }
-    depthwise_step<V>(d, x, top, channel, n, bias, scratch, [&](std::size_t o, const typename V::I (&acc)[4]) {
+    const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) {
       typename V::I steps[4];
       for (std::size_t i = 0; i < 4; ++i) {
-        steps[i] = V::round(V::min(V::mul(V::to_float(acc[i]), scale[i]), most));
+        auto product = V::mul(V::to_float(acc[i]), scale[i]);
+        if constexpr (!kSmall) product = V::min(product, most);
+        steps[i] = V::round(product);
       }
-      V::store_bytes(y + o * d.channels + channel, V::max_u8(V::narrow(steps, r.zero_point), low), n);
-    });
+      auto bytes = V::max_u8(V::narrow(steps, r.zero_point), low);
+      if constexpr (kSmall) bytes = V::min_u8(bytes, high);
+      V::store_bytes(y + o * d.channels + channel, bytes, n);
+    };
+    depthwise_step<V>(d, x, top, channel, n, bias, scratch, finish);
   }
+}
+
+template <class V>
+void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+               std::uint8_t* y, std::uint8_t* scratch) {
+  with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
+    using W = decltype(v);
+    const auto of = d.output.small ? depthwise_bytes<W, true> : depthwise_bytes<W, false>;
+    of(d, x, top, first, last, y, scratch);
+  });
+}
+
+template <class V, class Function>
+void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                      std::size_t first, std::size_t last, const intact::Finish& f,
+                      const Function& function, std::uint8_t* scratch) {
+  Real<V, Of::kImage, Function> real(f, function);
+  const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
+    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
+    Columns<V> columns[4];
+    for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
+    const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) {
+      typename V::I sums[4];
+      V::channel_order(acc, sums);
+      for (std::size_t i = 0; i * V::kInts < n; ++i) {
+        const std::size_t begin = i * V::kInts, at = o * f.stride + channel + begin;
+        const std::size_t left = n - begin < V::kInts ? n - begin : V::kInts;
+        real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
+      }
+    };
+    depthwise_step<V>(d, x, top, channel, n, nothing, scratch, finish);
+  }
+  real.end();
 }
 
 template <class V>
 void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     const intact::Finish& f, std::uint8_t* scratch) {
-  with_function<V>(f.function, [&](const auto& function) {
-    Real<V, Of::kImage, std::decay_t<decltype(function)>> real(f, function);
-    const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-    for (std::size_t channel = 0; channel < d.channels; channel += V::kBytes) {
-      const std::size_t n = d.channels - channel < V::kBytes ? d.channels - channel : V::kBytes;
-      Columns<V> columns[4];
-      for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
-      depthwise_step<V>(d, x, top, channel, n, nothing, scratch, [&](std::size_t o, const typename V::I (&acc)[4]) {
-        typename V::I sums[4];
-        V::channel_order(acc, sums);
-        for (std::size_t i = 0; i * V::kInts < n; ++i) {
-          const std::size_t column = channel + i * V::kInts, at = o * f.stride + column;
-          const std::size_t left = d.channels - column < V::kInts ? d.channels - column : V::kInts;
-          real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
-        }
-      });
-    }
-    real.end();
+  with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
+    using W = decltype(v);
+    with_function<W>(f.function, [&](const auto& function) {
+      depthwise_floats<W>(d, x, top, first, last, f, function, scratch);
+    });
   });
 }
 

@@ -38,9 +38,10 @@ struct Quad {
 };
 
 // kSmall: no scale reaches 1, so that no product leaves int32, and the bytes can be compared instead.
-template <class V, std::size_t kVectors, bool kSmall>
+template <class V, std::size_t kVectors, bool kSmall, class Use>
 void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride,
+                     const Use& use) {
   using Q = Quad<V, kVectors>;
   const std::int32_t zero_point = r.zero_point;  // a copy, which no byte that is written can change
   const auto byte = [&](float bound) {
@@ -65,18 +66,28 @@ void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t co
     // A product below int32 becomes its least value, and so the lowest byte.
     auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
     if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-    Q::store(y, stride, i, count - 1, columns, bytes);
+    Q::store(y, stride, i, count - 1, columns, use(bytes));
   }
 }
 
 template <class V, std::size_t kVectors>
 void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
                 const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  if (r.small) {
-    requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride);
-  } else {
-    requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride);
+  const auto rows = [&](const auto& use) {
+    if (r.small) {
+      requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride, use);
+    } else {
+      requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride, use);
+    }
+  };
+  if constexpr (HasTables<V>) {
+    if (r.table) {
+      const typename V::Table table(r.table);
+      return rows([&](typename V::B bytes) { return V::lookup(bytes, table); });
+    }
   }
+  rows([](typename V::B bytes) { return bytes; });
+  if (r.table) lookup<V>(y, count, columns, stride, r.table);
 }
 
 template <class V, std::size_t kVectors>

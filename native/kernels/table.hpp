@@ -11,10 +11,21 @@
 #endif
 #include "pointwise.hpp"
 #include "real.hpp"
+#include "real_product.hpp"
+#include "recurrent.hpp"
 
 namespace {
 
 inline void nothing_to_ready() {}
+
+template <class V>
+constexpr std::size_t half_lanes() {
+  if constexpr (HasHalf<V>) {
+    return V::Half::kBytes;
+  } else {
+    return 0;
+  }
+}
 
 template <class V, std::size_t kRows, std::size_t kVectors>
 constexpr intact::Kernels kernels_of(const char* name) {
@@ -25,6 +36,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .columns = columns,
       .k_step = 4,
       .lanes = V::kBytes,
+      .half_lanes = half_lanes<V>(),
       .begin = nothing_to_ready,
       .gemm = gemm<V, kRows, kVectors>,
       .gather = gather<V>,
@@ -37,7 +49,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .requantize_add = requantize_add<V, kVectors>,
       .bounds = bounds<V, kVectors>,
       .finish = finish<V, kVectors>,
-      .lookup = lookup_bytes,
+      .lookup = lookup<V>,
       .add = add<V>,
       .gate = gate<V>,
       .depthwise = depthwise<V>,
@@ -52,6 +64,11 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,
+      .real_product = real_product<V>,
+      .lstm_cells = lstm_cells<V>,
+      .gru_cells = gru_cells<V>,
+      .gru_gates = gru_gates<V>,
+      .gru_state = gru_state<V>,
       .attention_scratch = attention_scratch,
       .attention = attention<V>,
   };

@@ -349,14 +349,13 @@ class Convolution final : public Step {
     }
     std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
     const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point,
-                       small_};
+                       small_, tail_.table.empty() ? nullptr : tail_.table.data()};
     const std::uint8_t* other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr;
     if (fused_sum_) {
       k_.requantize_add(sums, count, block.width, r, tail_.sum, other, y, columns_);
       return;
     }
     k_.requantize(sums, count, block.width, r, y, columns_);
-    if (!tail_.table.empty()) k_.lookup(y, count, block.width, columns_, tail_.table.data());
     if (other) k_.add(y, columns_, other, columns_, count, block.width, tail_.sum, y, columns_);
   }
 

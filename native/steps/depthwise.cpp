@@ -1,6 +1,8 @@
 // Depthwise convolutions, an output row a job: to uint8, or to float32 where each image has scale and
 // zero point of its own.
 
+#include <algorithm>
+
 #include "finish.hpp"
 #include "steps.hpp"
 
@@ -34,18 +36,21 @@ class DepthwiseConvolution final : public Step {
     bias_.resize(round_up(channels, lanes));
     scale_.resize(round_up(channels, lanes));
     for (std::size_t p = 0; p < bias_.size(); ++p) {
-      const std::size_t channel = p / lanes * lanes + depthwise_order(lanes, p % lanes);
+      const std::size_t first = p / lanes * lanes, step = depthwise_lanes(k_, channels, first);
+      if (p - first >= step) continue;
+      const std::size_t channel = first + depthwise_order(step, p - first);
       if (channel >= channels) continue;
       bias_[p] = output.bias[channel];
       scale_[p] = output.scale[channel];
     }
+    const bool small = std::all_of(output.scale.begin(), output.scale.end(), [](float s) { return s < 1.0f; });
     d_ = {.height = w_.height, .width = w_.width, .channels = channels, .out_width = w_.out_width,
           .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .stride_h = w_.stride_h,
           .stride_w = w_.stride_w, .dilation_h = w_.dilation_h, .dilation_w = w_.dilation_w,
           .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
           .weights = weights_.data(),
           .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
-                     false}};
+                     small, nullptr}};
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
@@ -58,7 +63,7 @@ class DepthwiseConvolution final : public Step {
       const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
                        static_cast<std::ptrdiff_t>(w_.pad_top);
       const std::size_t at = job * w_.out_width * w_.channels;
-      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, 0, w_.channels, y + at,
+      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, y + at,
                    context.engine.scratch(thread));
       const std::size_t size = w_.out_width * w_.channels;
       if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());

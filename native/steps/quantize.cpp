@@ -168,13 +168,7 @@ void RowParameters::check(const Program& program, std::size_t rows) const {
 }
 
 void RowParameters::set(const Context& context, std::size_t row, float low, float high) const {
-  float scale = (high - low) / 255.0f;
-  // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
-  if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
-  const float point = std::nearbyint(-low / scale);
-  context.at<float>(scales)[row] = scale;
-  context.at<std::int32_t>(zero_points)[row] =
-      point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point) : (point > 255.0f ? 255 : 0);
+  row_parameters(low, high, context.at<float>(scales)[row], context.at<std::int32_t>(zero_points)[row]);
 }
 
 void Extremes::check(const Program& program, std::size_t rows) const {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 
 #include "rows.hpp"
@@ -12,47 +11,65 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kColumnsPerJob = 128;
-
 class FloatProduct final : public Step {
  public:
-  FloatProduct(const Program& program, Region x, Region y, std::size_t rows, std::size_t k,
-               std::size_t n, std::vector<float> weights, std::vector<float> bias)
-      : x_(x), y_(y), rows_(rows), depth_(k), n_(n), weights_(std::move(weights)),
-        bias_(std::move(bias)) {
+  FloatProduct(const Program& program, Region x, Region y, std::size_t rows,
+               std::shared_ptr<const PackedReals> weights, std::vector<float> bias)
+      : x_(x), y_(y), rows_(rows), weights_(std::move(weights)), bias_(std::move(bias)),
+        k_(program.engine().kernels()) {
+    require(weights_ && weights_->groups == 1, "weights do not fit");
     program.check(x);
     program.check(y);
-    require(rows > 0 && k > 0 && n > 0, "a tensor is empty");
-    require(x.bytes >= times(times(rows, k), sizeof(float)) &&
+    const std::size_t depth = weights_->k, n = weights_->n;
+    require(rows > 0 && depth > 0 && n > 0, "a tensor is empty");
+    require(x.bytes >= times(times(rows, depth), sizeof(float)) &&
                 y.bytes >= times(times(rows, n), sizeof(float)),
             "a tensor is too small");
-    require(weights_.size() == times(k, n), "weights do not fit");
     require(bias_.empty() || bias_.size() == n, "a bias does not fit");
+    const std::size_t panels = (n + kRealColumns - 1) / kRealColumns;
+    const std::size_t work = depth * kRealColumns * std::min(rows, kRowsPerJob);
+    const std::size_t per_job = std::clamp<std::size_t>(kProductsPerJob / work, 1, panels);
+    panels_per_job_ = per_job;
+    parts_ = (panels + per_job - 1) / per_job;
   }
+
+  std::size_t scratch() const override { return kRowsPerJob * kRealColumns * sizeof(float); }
 
   void run(const Context& context) const override {
     const auto* x = context.at<const float>(x_);
     auto* y = context.at<float>(y_);
-    const std::size_t parts = (n_ + kColumnsPerJob - 1) / kColumnsPerJob;
-    context.engine.pool().run(rows_ * parts, [&](std::size_t job, std::size_t) {
-      const std::size_t row = job / parts, first = job % parts * kColumnsPerJob;
-      const std::size_t count = std::min(kColumnsPerJob, n_ - first);
-      float sums[kColumnsPerJob] = {};
-      for (std::size_t i = 0; i < depth_; ++i) {
-        const float value = x[row * depth_ + i];
-        const float* w = &weights_[i * n_ + first];
-        for (std::size_t j = 0; j < count; ++j) sums[j] += value * w[j];
-      }
-      for (std::size_t j = 0; j < count; ++j) {
-        y[row * n_ + first + j] = sums[j] + (bias_.empty() ? 0.0f : bias_[first + j]);
+    const std::size_t depth = weights_->k, n = weights_->n;
+    const std::size_t blocks = (rows_ + kRowsPerJob - 1) / kRowsPerJob;
+    context.engine.pool().run(blocks * parts_, [&](std::size_t job, std::size_t thread) {
+      auto* sums = reinterpret_cast<float*>(context.engine.scratch(thread));
+      const std::size_t row = job / parts_ * kRowsPerJob, count = std::min(kRowsPerJob, rows_ - row);
+      const std::size_t first = job % parts_ * panels_per_job_ * kRealColumns;
+      const std::size_t end = std::min(n, first + panels_per_job_ * kRealColumns);
+      for (std::size_t column = first; column < end; column += kRealColumns) {
+        const std::size_t width = std::min(kRealColumns, end - column);
+        k_.real_product(x + row * depth, depth, count, weights_->panel(0, column), depth, sums,
+                        kRealColumns);
+        for (std::size_t r = 0; r < count; ++r) {
+          float* to = y + (row + r) * n + column;
+          if (bias_.empty()) {
+            std::memcpy(to, sums + r * kRealColumns, width * sizeof(float));
+          } else {
+            k_.add_real(sums + r * kRealColumns, &bias_[column], to, width);
+          }
+        }
       }
     });
   }
 
  private:
+  static constexpr std::size_t kRowsPerJob = 48, kProductsPerJob = 32 * 1024;
+
   Region x_, y_;
-  std::size_t rows_, depth_, n_;
-  std::vector<float> weights_, bias_;
+  std::size_t rows_;
+  std::shared_ptr<const PackedReals> weights_;
+  std::vector<float> bias_;
+  const Kernels& k_;
+  std::size_t panels_per_job_, parts_;
 };
 
 class Function final : public Step {
@@ -149,12 +166,10 @@ class Binary final : public Step {
 
 class LayerNorm final : public Step {
  public:
-  LayerNorm(const Program& program, Region x, Region y, std::optional<Region> quantized,
-            float scale, std::int32_t zero_point, std::size_t rows, std::vector<float> gamma,
-            std::vector<float> beta, float epsilon)
-      : x_(x), y_(y), quantized_(quantized), scale_(scale), zero_point_(zero_point), rows_(rows),
-        gamma_(std::move(gamma)), beta_(std::move(beta)), epsilon_(epsilon),
-        k_(program.engine().kernels()) {
+  LayerNorm(const Program& program, Region x, Region y, std::optional<Quantized> quantized,
+            std::size_t rows, std::vector<float> gamma, std::vector<float> beta, float epsilon)
+      : x_(x), y_(y), quantized_(quantized), rows_(rows), gamma_(std::move(gamma)),
+        beta_(std::move(beta)), epsilon_(epsilon), k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     const std::size_t count = times(rows, gamma_.size());
@@ -162,10 +177,12 @@ class LayerNorm final : public Step {
     require(x.bytes >= times(count, sizeof(float)) && y.bytes >= times(count, sizeof(float)),
             "a tensor is too small");
     require(beta_.empty() || beta_.size() == gamma_.size(), "a bias does not fit");
-    require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
     if (quantized_) {
-      program.check(*quantized_);
-      require(quantized_->bytes >= count, "a tensor is too small");
+      program.check(quantized_->y);
+      require(quantized_->y.bytes >= count, "a tensor is too small");
+      const std::int32_t zero_point = quantized_->zero_point;
+      require(zero_point >= 0 && zero_point <= 255, "a zero point is no uint8");
+      if (quantized_->rows) quantized_->rows->check(program, rows);
     }
   }
 
@@ -177,16 +194,23 @@ class LayerNorm final : public Step {
     for_rows(context, rows_, size, [&](std::size_t r, std::size_t) {
       k_.layer_norm(x + r * size, size, gamma_.data(), beta, epsilon_, y + r * size);
       if (!quantized_) return;
-      auto* q = context.at<std::uint8_t>(*quantized_) + r * size;
-      k_.quantize(y + r * size, size, scale_, zero_point_, q);
+      auto* q = context.at<std::uint8_t>(quantized_->y) + r * size;
+      float scale = quantized_->scale;
+      std::int32_t zero_point = quantized_->zero_point;
+      if (const auto& of = quantized_->rows) {
+        float found[2] = {};
+        k_.extremes(y + r * size, size, &found[0], &found[1]);
+        of->set(context, r, found[0], found[1]);
+        scale = context.at<const float>(of->scales)[r];
+        zero_point = context.at<const std::int32_t>(of->zero_points)[r];
+      }
+      k_.quantize(y + r * size, size, scale, zero_point, q);
     });
   }
 
  private:
   Region x_, y_;
-  std::optional<Region> quantized_;
-  float scale_;
-  std::int32_t zero_point_;
+  std::optional<Quantized> quantized_;
   std::size_t rows_;
   std::vector<float> gamma_, beta_;
   float epsilon_;
@@ -195,8 +219,10 @@ class LayerNorm final : public Step {
 
 class Softmax final : public Step {
  public:
-  Softmax(const Program& program, Region x, Region y, std::size_t rows, std::size_t size)
-      : x_(x), y_(y), rows_(rows), size_(size), softmax_(program.engine().kernels().softmax) {
+  Softmax(const Program& program, Region x, Region y, std::size_t rows, std::size_t size,
+          bool logarithm)
+      : x_(x), y_(y), rows_(rows), size_(size), logarithm_(logarithm),
+        k_(program.engine().kernels()) {
     program.check(x);
     program.check(y);
     const std::size_t bytes = times(times(rows, size), sizeof(float));
@@ -205,18 +231,24 @@ class Softmax final : public Step {
   }
 
   void run(const Context& context) const override {
-    const auto* x = context.at<const float>(x_);
-    auto* y = context.at<float>(y_);
     for_rows(context, rows_, size_, [&](std::size_t r, std::size_t) {
-      std::memmove(y + r * size_, x + r * size_, size_ * sizeof(float));
-      softmax_(y + r * size_, size_, false);
+      const float* x = context.at<const float>(x_) + r * size_;
+      float* y = context.at<float>(y_) + r * size_;
+      std::memmove(y, x, size_ * sizeof(float));
+      k_.softmax(y, size_, false);
+      if (!logarithm_) return;
+      // The largest probability is 1 / sum of e**(x - most): small ones have no part in it.
+      const float top = *std::max_element(y, y + size_), most = *std::max_element(x, x + size_);
+      const float rest = std::log(top);
+      for (std::size_t i = 0; i < size_; ++i) y[i] = (x[i] - most) + rest;
     });
   }
 
  private:
   Region x_, y_;
   std::size_t rows_, size_;
-  decltype(Kernels::softmax) softmax_;
+  bool logarithm_;
+  const Kernels& k_;
 };
 
 }  // namespace
@@ -235,10 +267,10 @@ Unary unary_of(const std::string& name) {
 }
 
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
-                                         std::size_t rows, std::size_t k, std::size_t n,
-                                         std::vector<float> weights, std::vector<float> bias) {
-  return std::make_unique<FloatProduct>(program, x, y, rows, k, n, std::move(weights),
-                                        std::move(bias));
+                                         std::size_t rows,
+                                         std::shared_ptr<const PackedReals> weights,
+                                         std::vector<float> bias) {
+  return std::make_unique<FloatProduct>(program, x, y, rows, std::move(weights), std::move(bias));
 }
 
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
@@ -253,17 +285,16 @@ std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, cons
 }
 
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
-                                      std::optional<Region> quantized, float scale,
-                                      std::int32_t zero_point, std::size_t rows,
+                                      std::optional<Quantized> quantized, std::size_t rows,
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon) {
-  return std::make_unique<LayerNorm>(program, x, y, quantized, scale, zero_point, rows,
-                                     std::move(gamma), std::move(beta), epsilon);
+  return std::make_unique<LayerNorm>(program, x, y, quantized, rows, std::move(gamma),
+                                     std::move(beta), epsilon);
 }
 
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
-                                   std::size_t size) {
-  return std::make_unique<Softmax>(program, x, y, rows, size);
+                                   std::size_t size, bool logarithm) {
+  return std::make_unique<Softmax>(program, x, y, rows, size, logarithm);
 }
 
 }  // namespace intact

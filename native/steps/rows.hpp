@@ -3,6 +3,9 @@
 // How values and rows are shared out among threads.
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "steps.hpp"
 
@@ -38,5 +41,15 @@ struct Part {
       : begin(job * units / jobs), end((job + 1) * units / jobs) {}
   std::size_t begin, end;
 };
+
+// Scale and zero point of values from low <= 0 to high >= 0, as of ONNX's DynamicQuantizeLinear.
+inline void row_parameters(float low, float high, float& scale, std::int32_t& zero_point) {
+  scale = (high - low) / 255.0f;
+  // Also where a value is NaN: nothing sensible follows, but nothing harmful either.
+  if (!(scale >= std::numeric_limits<float>::min())) scale = 1.0f;
+  const float point = std::nearbyint(-low / scale);
+  zero_point = point >= 0.0f && point <= 255.0f ? static_cast<std::int32_t>(point)
+                                                : (point > 255.0f ? 255 : 0);
+}
 
 }  // namespace intact

@@ -115,8 +115,9 @@ std::unique_ptr<Step> make_real_pool(const Program& program, Region x, Region y,
 
 // float32: y[rows][n] = x[rows][k] * w[k][n] + bias[n].
 std::unique_ptr<Step> make_float_product(const Program& program, Region x, Region y,
-                                         std::size_t rows, std::size_t k, std::size_t n,
-                                         std::vector<float> weights, std::vector<float> bias);
+                                         std::size_t rows,
+                                         std::shared_ptr<const PackedReals> weights,
+                                         std::vector<float> bias);
 Unary unary_of(const std::string& name);
 std::unique_ptr<Step> make_function(const Program& program, Region x, Region y, std::size_t size,
                                     const Applied& function);
@@ -134,14 +135,21 @@ struct Operand {
 std::unique_ptr<Step> make_binary(const Program& program, const Operand& a, const Operand& b,
                                   Region y, bool product, std::size_t outer, std::size_t rows,
                                   std::size_t columns, std::optional<Extremes> extremes);
+// The uint8 of a float32 result, besides itself: by `scale` and `zero_point`, or by those of each row.
+struct Quantized {
+  Region y;
+  float scale = 1;
+  std::int32_t zero_point = 0;
+  std::optional<RowParameters> rows;
+};
+
 // y, and where wanted its uint8, from x[rows][size].
 std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y,
-                                      std::optional<Region> quantized, float scale,
-                                      std::int32_t zero_point, std::size_t rows,
+                                      std::optional<Quantized> quantized, std::size_t rows,
                                       std::vector<float> gamma, std::vector<float> beta,
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
-                                   std::size_t size);
+                                   std::size_t size, bool logarithm);
 // A tensor as it lies in memory: `offset` and `strides` in values.
 struct View {
   Region region;
@@ -150,7 +158,7 @@ struct View {
 };
 // Checks that every index below `shape` lies in the view, whose values have `value_bytes`.
 void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape,
-                std::size_t value_bytes);
+                std::size_t value_bytes = sizeof(float));
 // y[...] = x[...] for all indices below `shape`.
 std::unique_ptr<Step> make_permute(const Program& program, const View& x, const View& y,
                                    std::vector<std::size_t> shape);

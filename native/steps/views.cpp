@@ -7,6 +7,7 @@
 #include "steps.hpp"
 
 namespace intact {
+
 namespace {
 
 class Permute final : public Step {

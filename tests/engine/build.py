@@ -50,12 +50,18 @@ class Graph:
         return name
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        return self.many(op_type, inputs, [output], **attributes)[0]
+
+    def many(
+        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> list[str]:
+        """A node with several outputs."""
         domain = attributes.pop("domain", "")
         self.domains.add(domain)
         self.nodes.append(
-            helper.make_node(op_type, inputs, [output], output, domain=domain, **attributes)
+            helper.make_node(op_type, inputs, outputs, outputs[0], domain=domain, **attributes)
         )
-        return output
+        return list(outputs)
 
     def parameters(self, name: str, q: QParams) -> list[str]:
         point = q.zero_point.astype(q.dtype)

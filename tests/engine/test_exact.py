@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from intact.core import arithmetic
 from intact.core.arithmetic import FUNCTIONS
 from intact.core.qparams import dequantize, quantize
+from intact.engine.compile import Model
 from tests.engine.build import (
     Graph,
     activation,
@@ -297,3 +298,54 @@ def test_dynamic_conv(isa: str, seed: int, group: int, stride: int, pad: int, co
     # Whatever else is in the batch.
     alone = Graph(graph.nodes, {"x": x[1:2]}, graph.constants, graph.domains)
     assert_same(alone.run(["y"], isa, count)[0], expected[1:2])
+
+
+# Kinds of producers whose ranges are found as they write: twice computed ones, floats, depthwise.
+CHAINS = {"twice": (16, 1, 72), "floats": (16, 3, 40), "depthwise": (16, 3, 16)}
+
+
+@each_isa
+@pytest.mark.parametrize("kind", CHAINS)
+@pytest.mark.parametrize("function", ["Relu", "HardSwish", "none"])
+def test_ranges_that_producers_find(isa: str, kind: str, function: str) -> None:
+    rng = np.random.default_rng(0)
+    channels, kernel, out = CHAINS[kind]
+    group = channels if kind == "depthwise" else 1
+    x = (rng.standard_normal((2, channels, 64, 64)) * [[[[1]]], [[[7]]]]).astype(np.float32)
+    graph, pad = Graph(), kernel // 2
+    first = weight(rng, (out, channels // group, kernel, kernel), 0)[0]
+    second = weight(rng, (5, out, 1, 1), 0)[0]
+    scales = [rng.uniform(1e-3, 1, n).astype(np.float32) for n in (out, 5)]
+    shift = rng.standard_normal(out, np.float32)
+
+    def call(name: str, source: str, w: Any, scale: Any, around: int, groups: int) -> str:
+        shape = (-1, 1, 1, 1)
+        names = [
+            source, graph.constant(f"{name}_w", w),
+            graph.constant(f"{name}_scale", scale.reshape(shape)),
+            graph.constant(f"{name}_sum", w.astype(np.int32).sum(axis=(1, 2, 3)).reshape(shape)),
+        ]  # fmt: skip
+        return graph.node(
+            "DynamicConv", names, name, domain="intact", axes=[1, 2, 3], strides=[1, 1],
+            dilations=[1, 1], group=groups, pads=[0, 0, around, around, 0, 0, around, around],
+        )  # fmt: skip
+
+    product = call("a", graph.input("x", x), first, scales[0], pad, group)
+    value = graph.node("Add", [product, graph.constant("b", shift.reshape(-1, 1, 1))], "s")
+    if function != "none":
+        value = graph.node(function, [value], "f")
+    call("y", value, second, scales[1], 0, 1)
+    middle = arithmetic.dynamic_conv(x, first, scales[0], shift, pads=[pad] * 4, group=group)
+    if function != "none":
+        # The engine's own floats: the reference computes functions in float64.
+        single = Graph(graph.nodes[:-1], graph.inputs, graph.constants, graph.domains)
+        middle = single.run([value], isa)[0]
+    expected = arithmetic.dynamic_conv(middle, second, scales[1], np.zeros(5, np.float32))
+    for count in (1, 3):
+        assert_same(graph.run(["y"], isa, count)[0], expected)
+    model = Model(graph.proto(["y"]), 2, None, isa)  # type: ignore[arg-type]
+    instructions = model.executable(graph.inputs).instructions
+    _, *rest = (i for i in instructions if i.kind == "quantize_rows")
+    assert all(i.parameters["extremes"] for i in rest)
+    found = [i for i in instructions if i.parameters.get("found")]
+    assert len(found) == (kind == "twice")

@@ -82,6 +82,7 @@ VIEWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Unsqueeze", {}, {"axes": np.array([1])}),
     ("Slice", {}, {"s": np.array([1]), "e": np.array([3]), "a": np.array([1])}),
     ("Gather", {"axis": 1}, {"i": np.array(-1)}),
+    ("Pad", {}, {"pads": np.zeros(6, np.int64)}),
     ("Expand", {}, {"shape": np.array([2, 2, 3, 4])}),
 ]
 
@@ -112,3 +113,54 @@ def test_sums_and_products_broadcast(isa: str, shapes: Any, op_type: str) -> Non
     graph.node(op_type, [graph.input("a", a), graph.input("b", np.asarray(b))], "y")
     expected = a + b if op_type == "Add" else a * b
     np.testing.assert_array_equal(graph.run(["y"], isa)[0], expected)
+
+
+@each_isa
+@pytest.mark.parametrize("axes", [[1], [-1], [0, 2], [1, 2], [0, 1, 2, 3], [2, 3]])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("op_type", ["ReduceMax", "ReduceMean", "ReduceSum"])
+def test_reductions_of_any_axes(isa: str, axes: list[int], keepdims: int, op_type: str) -> None:
+    x = RNG.standard_normal((2, 3, 5, 17)).astype(np.float32)
+    graph = Graph()
+    operands = [graph.input("x", x), graph.constant("axes", np.array(axes))]
+    graph.node(op_type, operands, "y", keepdims=keepdims)
+    reduce = {"ReduceMax": np.max, "ReduceMean": np.mean, "ReduceSum": np.sum}[op_type]
+    expected = reduce(x.astype(np.float64), axis=tuple(axes), keepdims=bool(keepdims))
+    found = graph.run(["y"], isa)[0]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_isa
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("shape", [(2, 1, 5), (3, 40, 17)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_softmax(isa: str, op_type: str, shape: tuple[int, ...], axis: int) -> None:
+    x = (20 * RNG.standard_normal(shape)).astype(np.float32)
+    graph = Graph()
+    graph.node(op_type, [graph.input("x", x)], "y", axis=axis)
+    moved = x.astype(np.float64) - x.max(axis=axis, keepdims=True)
+    expected = moved - np.log(np.exp(moved).sum(axis=axis, keepdims=True))
+    if op_type == "Softmax":
+        expected = np.exp(expected)
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@each_isa
+@pytest.mark.parametrize("rows", [1, 5, 6, 13, 100])
+def test_pointwise_convolutions_of_floats(isa: str, rows: int) -> None:
+    """Rows and columns below, at and above a block."""
+    for k, n in ((1, 1), (7, 64), (50, 65), (33, 200)):
+        x = RNG.standard_normal((rows, k, 1, 1)).astype(np.float32)
+        w, b = RNG.standard_normal((n, k), np.float32), RNG.standard_normal(n, np.float32)
+        graph = Graph()
+        operands = [
+            graph.input("x", x),
+            graph.constant("w", w[..., None, None]),
+            graph.constant("b", b),
+        ]
+        graph.node("Conv", operands, "y")
+        expected = x[..., 0, 0].astype(np.float64) @ w.T + b
+        found = graph.run(["y"], isa, 2)[0]
+        assert found.shape == (rows, n, 1, 1)
+        np.testing.assert_allclose(found[..., 0, 0], expected, rtol=1e-4, atol=1e-5)

@@ -31,6 +31,7 @@ def seeds() -> Iterator[Seed]:
     yield _dynamic()
     yield _attention()
     yield _text()
+    yield _recurrent()
 
 
 def _convolutional() -> Seed:
@@ -121,6 +122,30 @@ def _text() -> Seed:
     f = graph.quantized("f", qparams(0.05, 128))
     graph.node("MatMul", [f, graph.weight("w", *weight(rng, (8, 6), 1))], "y")
     return graph.proto(["y"]), graph.inputs
+
+
+def _recurrent() -> Seed:
+    rng, graph = np.random.default_rng(3), Graph()
+    shapes = {"w": (2, 20, 3), "r": (2, 20, 5), "b": (2, 40)}
+    names = [graph.input("x", rng.standard_normal((4, 2, 3), np.float32))]
+    names += [graph.constant(n, rng.standard_normal(s, np.float32)) for n, s in shapes.items()]
+    lengths = graph.constant("lengths", np.array([4, 4], np.int32))
+    names += [lengths, graph.input("h0", np.zeros((2, 2, 5), np.float32))]
+    graph.many("LSTM", names, ["y", "y_h"], hidden_size=5, direction="bidirectional")
+    graph.node("Transpose", ["y"], "t", perm=[0, 2, 1, 3])
+    graph.node("Reshape", ["t", graph.constant("s", np.array([4, 2, 10]))], "joined")
+    parts = [graph.constant("gru_w", weight(rng, (10, 12), 1)[0])]
+    for name, value in (("gru_r", weight(rng, (4, 12), 1)[0]), ("scale", np.full(12, 0.01))):
+        parts.append(graph.constant(name, value if name == "gru_r" else value.astype(np.float32)))
+    w, r, scale = parts
+    sums, bias = (
+        graph.constant(n, np.zeros(12, d)) for n, d in (("sum", np.int32), ("bias", "f4"))
+    )
+    state = graph.constant("state", np.ones((2, 4), np.float32))
+    call = ["joined", w, scale, sums, r, scale, sums, bias, bias, state]
+    graph.many("DynamicGRU", call, ["z", "z_h"], domain="intact", directions=[1])
+    graph.node("ReduceMean", ["z", graph.constant("axes", np.array([0]))], "mean", keepdims=0)
+    return graph.proto(["mean", "y_h"]), graph.inputs
 
 
 def mutate(proto: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto | None:

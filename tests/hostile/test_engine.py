@@ -85,6 +85,76 @@ def test_a_step_that_does_not_hold_together_is_refused(
         convolve(program(), **changes)
 
 
+def recur(target: Any, direction: dict[str, Any], **changes: Any) -> None:
+    """One LSTM of 2 time steps, 3 sequences and 2 units over the arena."""
+    assert native is not None
+    weights = native.RecurrentWeights.pack_reals(np.ones((4, 2, 2), np.float32), None)
+    parts: dict[str, Any] = {
+        "weights": weights,
+        "from_x": ((0, 0, 192), 0, [24, 8, 1]), "h0": ((1, 0, 512), 0, [2, 1]),
+        "c0": ((1, 0, 512), 6, [2, 1]), "y": ((0, 192, 48), 0, [6, 2, 1]),
+        "h": ((0, 256, 24), 0, [2, 1]), "c": ((2, 0, 512), 0, [2, 1]), "reverse": True,
+    }  # fmt: skip
+    arguments: dict[str, Any] = {"label": "r", "cell": "lstm", "time": 2, "batch": 3, "hidden": 2}
+    directions = [tuple((parts | direction).values())]
+    target.recurrence(**(arguments | {"directions": directions} | changes))
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("direction", "changes", "message"),
+    [
+        ({"from_x": ((0, 0, 188), 0, [24, 8, 1])}, {}, "outside its tensor"),
+        ({"from_x": ((0, 0, 192), 1, [24, 8, 1])}, {}, "outside its tensor"),
+        ({"from_x": ((0, 0, 192), 0, [24, 4, 2])}, {}, "not adjacent"),
+        ({"from_x": ((0, 0, 192), 0, [24, 8])}, {}, "another rank"),
+        ({"from_x": ((0, 0, 192), 0, [2**62, 8, 1])}, {}, "too large"),
+        ({"h0": ((1, 0, 512), 2**62, [2, 1])}, {}, "outside its tensor"),
+        ({"h0": ((1, 3, 512), 0, [2, 1])}, {}, "outside its input"),
+        ({"c0": ((1, 0, 516), 6, [2, 1])}, {}, "outside its input"),
+        ({"c0": None}, {}, "cell state"),
+        ({"c": None}, {}, "cell state"),
+        ({"y": ((1, 0, 512), 0, [6, 2, 1])}, {}, "write to an input"),
+        ({"y": ((0, 192, 44), 0, [6, 2, 1])}, {}, "outside its tensor"),
+        ({"h": ((0, 256, 64), 0, [3, 1])}, {}, "has gaps"),
+        ({"c": ((0, 4090, 24), 0, [2, 1])}, {}, "outside the arena"),
+        ({}, {"time": 3}, "outside its tensor"),
+        ({}, {"time": 0}, "empty"),
+        ({}, {"time": 2**62}, "too large"),
+        ({}, {"batch": 4}, "outside its tensor"),
+        ({}, {"batch": 0}, "empty"),
+        ({}, {"hidden": 3}, "weights do not fit"),
+        ({}, {"cell": "gru"}, "weights do not fit"),
+        ({}, {"cell": "rnn"}, "cell is unknown"),
+        ({}, {"directions": []}, "no direction"),
+    ],
+)
+def test_a_recurrence_that_does_not_hold_together_is_refused(
+    direction: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    recur(program(), {})
+    with pytest.raises(ValueError, match=message):
+        recur(program(), direction, **changes)
+
+
+@needs_native
+def test_weights_of_a_recurrence_that_do_not_fit_are_refused() -> None:
+    assert native is not None
+    engine, other = (native.Engine.create(1, isa) for isa in ("", "portable"))
+    pack, scale = native.RecurrentWeights.pack, np.ones(8, np.float32)
+    gates = np.ones((4, 2, 2), np.int8)
+    with pytest.raises(ValueError, match="not square"):
+        pack(engine, np.ones((4, 2, 3), np.int8), scale, None)
+    with pytest.raises(ValueError, match="are empty"):
+        pack(engine, np.ones((0, 2, 2), np.int8), np.ones(0, np.float32), None)
+    for wrong in ({"scale": scale[1:], "bias": None}, {"scale": scale, "bias": scale[1:]}):
+        with pytest.raises(ValueError, match="another size than its gates"):
+            pack(engine, gates, **wrong)
+    if len(native.instruction_sets()) > 1:
+        with pytest.raises(ValueError, match="another instruction set"):
+            recur(program(), {"weights": pack(other, gates, scale, None)})
+
+
 @needs_native
 def test_inputs_and_outputs_of_another_size_are_refused() -> None:
     target = program()

@@ -1,4 +1,7 @@
-"""An LSTM and a GRU classifier, trained here on real spoken digits, quantized both ways."""
+"""Recurrent networks on real speech, quantized both ways, in intact's own engine.
+
+An LSTM and a GRU classifier, trained here on spoken digits, and the two stages of DTLN.
+"""
 
 import itertools
 from pathlib import Path
@@ -10,6 +13,10 @@ import torch
 from torch import nn
 
 import intact
+from benchmarks import datasets
+from intact.core.native import native
+from intact.evaluate.fidelity import sqnr_db
+from tests.engine.build import needs_native
 
 FRAMES, BANDS = 40, 48
 
@@ -58,6 +65,10 @@ def test_recurrent_classifier(shared: Path, kind: type[nn.LSTM] | type[nn.GRU]) 
     assert {d["mode"] for d in models["dynamic"].decisions.values() if d["op_type"] == name} == {
         "dynamic"
     }
+    if native is not None:
+        for model_of_mode in models.values():
+            model_of_mode(x[:2])
+            assert model_of_mode.runtime == "native", model_of_mode.session.refusal
     data = [(x[part], labels[part]) for part in test.split(64)]
     comparison = intact.compare(model, models, data, metric="top1", repetitions=3)
     trained = comparison["float"].accuracy
@@ -67,3 +78,57 @@ def test_recurrent_classifier(shared: Path, kind: type[nn.LSTM] | type[nn.GRU]) 
         assert row.drop is not None and row.drop <= 1.0
         assert row.fidelity[0].sqnr_db > floor_db
     assert comparison["dynamic"].batch_dependence == 0
+
+
+@needs_native
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
+def test_layers_of_pytorch_run_natively(
+    kind: type[nn.LSTM] | type[nn.GRU], layers: int, bidirectional: bool
+) -> None:
+    """All states and the last ones, for several batches."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(
+                12, 20, num_layers=layers, batch_first=True, bidirectional=bidirectional
+            )
+            self.head = nn.Linear(20, 5)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y, state = self.rnn(x)
+            last = state[0] if isinstance(state, tuple) else state
+            return y, self.head(last[-1])
+
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    samples = [torch.randn(4, 9, 12) for _ in range(8)]
+    for mode in ("static", "dynamic"):
+        quantized = intact.quantize(
+            model, samples[0], mode=mode, calibration=samples if mode == "static" else None,
+        )  # fmt: skip
+        for batch in (4, 1, 3):
+            x = torch.randn(batch, 9, 12)
+            for found, wanted in zip(quantized(x), model(x), strict=True):
+                assert found.shape == wanted.shape
+                assert sqnr_db(wanted.detach().numpy(), found.numpy()) > 25
+        assert quantized.runtime == "native", quantized.session.refusal
+
+
+@needs_native
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_dtln_runs_natively(shared: Path, stage: int, mode: Any) -> None:
+    calibration, test = datasets.dtln(50, False)[stage - 1], datasets.dtln(50, True)[stage - 1]
+    model = intact.quantize(
+        shared / f"models/dtln_{stage}.onnx", mode=mode,
+        calibration=calibration if mode == "static" else None,
+    )  # fmt: skip
+    theirs = intact.QuantizedModel(model.content, runtime="onnxruntime")
+    results = [(model.run(feeds), theirs.run(feeds)) for feeds in test]
+    assert model.runtime == "native", model.session.refusal
+    for ours, others in zip(
+        *(zip(*r, strict=True) for r in zip(*results, strict=True)), strict=True
+    ):
+        assert sqnr_db(np.stack(others), np.stack(ours)) > 50

@@ -1,5 +1,6 @@
 """From placed instructions to a native program."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from intact.core.native import native
 from intact.engine.program import Instruction, Tensor
+from intact.engine.values import Direction, Stored
 
 __all__ = ["Weights", "assemble"]
 
@@ -18,16 +20,34 @@ class Weights:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._packed: dict[str, Any] = {}
+        self._packed: dict[tuple[Any, ...], Any] = {}
 
     def packed(
         self, name: str, weights: NDArray[np.int8], kernel: tuple[int, ...] = (1,) * 6
     ) -> Any:
-        """weights: [groups, K, N]. kernel: its size, strides and dilations."""
-        key = f"{name}/{weights.shape}/{kernel}"
+        """int8 weights: [groups, K, N]. kernel: its size, strides and dilations."""
+        return self._once(
+            ("int8", name, weights.shape, kernel),
+            lambda n: n.Packed.pack(self._engine, weights, kernel),
+        )
+
+    def reals(self, name: str, weights: NDArray[np.float32]) -> Any:
+        """float32 weights [groups, K, N]."""
+        return self._once(("float32", name, weights.shape), lambda n: n.PackedReals.pack(weights))
+
+    def recurrent(self, d: Direction) -> Any:
+        """The state's weights of one direction."""
+
+        def pack(n: Any) -> Any:
+            if d.scale is None:
+                return n.RecurrentWeights.pack_reals(d.weights, d.bias)
+            return n.RecurrentWeights.pack(self._engine, d.weights, d.scale, d.bias)
+
+        return self._once(("recurrent", d.name), pack)
+
+    def _once(self, key: tuple[Any, ...], pack: Callable[[Any], Any]) -> Any:
         if key not in self._packed:
-            assert native is not None
-            self._packed[key] = native.Packed.pack(self._engine, weights, kernel)
+            self._packed[key] = pack(native)
         return self._packed[key]
 
     @property
@@ -88,6 +108,9 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["extremes"] = _extremes(instruction, written)
             if arguments.get("found"):
                 arguments["found"] = (written[1], written[2])
+        case "float_product":
+            packed = weights.reals(arguments.pop("name"), arguments["weights"])
+            arguments |= {"x": places[0], "weights": packed}
         case "quantize_rows":
             arguments |= {"x": places[0], "parameters": (written[1], written[2])}
             if arguments["extremes"] is not None:
@@ -96,9 +119,13 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:
                 arguments["quantized"] = (written[1], *arguments["quantized"])
+            arguments["found"] = (written[2], written[3]) if len(written) > 2 else None
         case "permute":
             for key, place in (("x", places[0]), ("y", written[0])):
                 arguments[key] = (place, *arguments.pop(f"{key}_view"))
+        case "recurrence":
+            del arguments["y"]
+            arguments["directions"] = [_direction(d, weights) for d in arguments["directions"]]
         case "attention":
             arguments["mask"] = None
             for key, place in zip(("q", "k", "v", "mask"), places, strict=False):
@@ -116,6 +143,18 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
         case _:
             arguments["x"] = places[0]
     getattr(program, instruction.kind)(**arguments)
+
+
+def _direction(d: Direction, weights: Weights) -> tuple[Any, ...]:
+    """Weights; from_x, h0, c0; y, h, c; whether it runs backwards."""
+
+    def strided(x: Stored) -> tuple[Any, ...]:
+        return (_place(x.tensor), x.offset, x.strides)
+
+    def three(views: tuple[Stored, ...]) -> tuple[Any, ...]:
+        return (*map(strided, views), None)[:3]
+
+    return (weights.recurrent(d), *three(d.inputs), *three(d.outputs), d.reverse)
 
 
 def _extremes(instruction: Instruction, written: list[tuple[int, int, int]]) -> Any:

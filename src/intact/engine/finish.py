@@ -282,7 +282,8 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     shared = {
         "windows": value.windows.sizes, "name": value.name, "bias": _folded_bias(value),
         "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
-        "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds, "extremes": None,
+        "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds,
+        "extremes": None,
     }  # fmt: skip
     groups, depth, columns = value.weights.shape
     if value.rows and to is None and groups == value.windows.channels > 1 and columns == 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -119,6 +120,12 @@ def macs_of_instructions(program: list[Instruction]) -> int:
         if "weights" in given and "windows" in given:
             images, _, _, _, height, width, *_ = given["windows"]
             total += images * height * width * prod(given["weights"])
+        elif instruction.kind == "float_product":
+            total += given["rows"] * int(np.size(given["weights"]))
+        elif instruction.kind == "recurrence":
+            gates = 4 if given["cell"] == "LSTM" else 3
+            each = given["time"] * given["batch"] * given["hidden"] ** 2
+            total += gates * each * len(given["directions"])
         elif instruction.kind == "attention":
             batch, heads, queries, keys, width, v_width = given["sizes"]
             total += batch * heads * queries * keys * (width + v_width)

@@ -5,11 +5,12 @@ Rules, in order:
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
-3. Quantizing what a LayerNormalization or attention wrote becomes its second output.
-4. Where images that one instruction alone wrote are quantized one by one, that instruction finds their
-   extremes as it writes; and where sums are cheaper to compute twice than their floats are to write
-   and read, it quantizes too.
-5. An instruction of which nothing is read any more goes.
+3. Quantizing what a LayerNormalization wrote, row by row or not, becomes its second output.
+4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
+   their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
+   write and read, it quantizes too.
+5. Recurrences of one size that do not read each other become one: threads run them side by side.
+6. An instruction of which nothing is read any more goes.
 """
 
 from typing import Final
@@ -19,7 +20,6 @@ from intact.engine.program import Instruction, Storage, Tensor, new_tensor
 __all__ = ["fuse"]
 
 _PRODUCTS: Final = ("convolution", "depthwise")
-_FLOATS: Final = ("layer_norm",)  # that can quantize what they write
 
 
 # Products of so few values that a second pass costs less than floats beyond the L2 cache.
@@ -33,6 +33,7 @@ def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> lis
     program = _fuse_sums(program, outputs)
     program = _fuse_quantize(program, outputs)
     program = _fuse_extremes(program, outputs, threads)
+    program = _join_recurrences(program, outputs)
     return _drop_unread(program, outputs)
 
 
@@ -114,18 +115,24 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
     writers = _writers(program)
     gone = set()
     for i, instruction in enumerate(program):
-        if instruction.kind != "quantize" or instruction.parameters["channels"] != 1:
+        kind, given = instruction.kind, instruction.parameters
+        if kind not in ("quantize", "quantize_rows") or given["channels"] != 1:
             continue
         source = writers.get(instruction.inputs[0].storage, [])
-        if len(source) != 1 or program[source[0]].kind not in _FLOATS:
+        if len(source) != 1 or program[source[0]].kind != "layer_norm":
             continue
         producer = program[source[0]]
         whole = instruction.inputs[0].size == producer.output.size
-        if whole and producer.parameters["quantized"] is None:
-            scale, point = (instruction.parameters[key] for key in ("scale", "zero_point"))
-            producer.parameters["quantized"] = (scale, point)
-            producer.outputs = (*producer.outputs, instruction.output)
-            gone.add(i)
+        if not whole or producer.parameters["quantized"] is not None:
+            continue
+        if kind == "quantize":
+            producer.parameters["quantized"] = (given["scale"], given["zero_point"])
+        elif given["rows"] == producer.parameters["rows"]:
+            producer.parameters["quantized"] = (1.0, 0)
+        else:
+            continue
+        producer.outputs = (*producer.outputs, *instruction.outputs)
+        gone.add(i)
     return _without(program, gone)
 
 
@@ -163,17 +170,47 @@ def _writes_images(instruction: Instruction, images: int) -> bool:
     match instruction.kind:
         case "real_convolution" | "real_depthwise":
             n, _, _, _, height, width, *_ = instruction.parameters["windows"]
-            quantized = instruction.parameters.get("quantized")
-            return n == images and height * width > 1 and quantized is None
+            whole = instruction.parameters.get("quantized") is None
+            return bool(whole and n == images and height * width > 1)
         case "binary":
             outer, rows, _ = instruction.parameters["sizes"]
-            return (outer * rows) % images == 0
+            return bool((outer * rows) % images == 0)
     return False
 
 
 def _is_cheap(convolution: Instruction) -> bool:
     depth = convolution.parameters["weights"].shape[1]
     return depth <= _CHEAP_DEPTH and convolution.output.size >= _MANY_FLOATS
+
+
+def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    """The second one of two takes the first one's directions over."""
+    gone: set[int] = set()
+    before: int | None = None
+    for i, instruction in enumerate(program):
+        if instruction.kind != "recurrence":
+            continue
+        if before is not None and _same_recurrence(program[before], instruction):
+            first = program[before]
+            written = {tensor.storage for tensor in first.outputs}
+            between = program[before + 1 : i + 1]
+            if not any(t.storage in written for later in between for t in later.inputs):
+                instruction.inputs = first.inputs + instruction.inputs
+                instruction.outputs = first.outputs + instruction.outputs
+                parameters = instruction.parameters
+                parameters["directions"] = first.parameters["directions"] + parameters["directions"]
+                instruction.label = f"{first.label}, {instruction.label}"
+                gone.add(before)
+        before = i
+    return _without(program, gone)
+
+
+def _same_recurrence(a: Instruction, b: Instruction) -> bool:
+    integers = [i.parameters["directions"][0].scale is not None for i in (a, b)]
+    sizes = all(
+        a.parameters[key] == b.parameters[key] for key in ("cell", "time", "batch", "hidden")
+    )
+    return sizes and integers[0] == integers[1]
 
 
 def _drop_unread(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:

@@ -25,6 +25,7 @@ class State:
     inputs: int
     program: list[Instruction] = field(default_factory=list)
     constants: list[tuple[Tensor, NDArray[Any]]] = field(default_factory=list)
+    _copies: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     _rows: dict[tuple[Storage, int, bool], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(
@@ -53,8 +54,11 @@ class State:
         target = Stored.of(wanted)
         if x.lies_as(target):
             return Tensor(x.tensor.storage, wanted.shape, wanted.dtype, wanted.images)
-        self.copy(x, wanted, target.strides, 0, label)
-        return wanted
+        key = (x.tensor.storage, x.shape, x.strides, x.offset, wanted.images)
+        if key not in self._copies:
+            self.copy(x, wanted, target.strides, 0, label)
+            self._copies[key] = wanted
+        return self._copies[key]
 
     def copy(self, x: Stored, y: Tensor, strides: tuple[int, ...], offset: int, label: str) -> None:
         """Copy the values to a tensor in which they lie with other strides."""

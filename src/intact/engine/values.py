@@ -20,6 +20,7 @@ from intact.engine.program import Quantization, Tensor, Windows, row_major
 __all__ = [
     "Constant",
     "Dequantized",
+    "Direction",
     "Function",
     "Gated",
     "Grouped",
@@ -151,6 +152,25 @@ class Rows:
 
     scales: Tensor
     zero_points: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One direction of a recurrence.
+
+    inputs: the input's share [time, batch, gates * hidden] and the initial states [batch, hidden];
+    outputs: h at all times [time, batch, hidden] and the final states.
+    name: of the constants, for packing them once. weights: of the state [gates, hidden, hidden],
+    int8 where there is a scale [gates * hidden]; bias: that of the state's share.
+    """
+
+    inputs: tuple[Stored, ...]
+    outputs: tuple[Stored, ...]
+    reverse: bool
+    name: str
+    weights: NDArray[Any]
+    scale: NDArray[np.float32] | None
+    bias: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from intact.engine.lowering import (
     pointwise,
     pools,
     products,
+    recurrent,
     views,
 )
 from intact.engine.lowering.common import Lowering, attribute
@@ -57,6 +58,7 @@ LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
     **pointwise.LOWERINGS,
     **pools.LOWERINGS,
     **views.LOWERINGS,
+    **recurrent.LOWERINGS,
     **attention.LOWERINGS,
     **elementwise.LOWERINGS,
     **lookup.LOWERINGS,

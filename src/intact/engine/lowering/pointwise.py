@@ -238,18 +238,29 @@ def _layer_norm(node: ir.Node, read: list[Value | None], state: State) -> Value:
 
 
 def _softmax(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x = read[0]
+    x, logarithm = read[0], node.op_type == "LogSoftmax"
     rank = 0 if x is None else len(x.shape)
-    if x is None or attribute(node, "axis", -1) % rank != rank - 1:
-        raise Unsupported(f"operator '{node.name}' is a softmax of other than the last axis")
+    axis = attribute(node, "axis", -1) % max(rank, 1)
     if isinstance(x, Scores):
+        if axis != rank - 1 or logarithm:
+            raise Unsupported(f"operator '{node.name}' is no softmax of the last axis")
         return Probabilities(x)
-    tensor = state.contiguous(realize(x, state), str(node.name))
+    seen = _swapped(realize(x, state), axis)
+    tensor = state.contiguous(seen, str(node.name))
     y = new_tensor(tensor.shape, "float32")
     size = tensor.shape[-1]
-    return Stored.of(
-        state.add("softmax", str(node.name), y, (tensor,), rows=y.size // size, size=size)
+    state.add(
+        "softmax", str(node.name), y, (tensor,), rows=y.size // size, size=size, logarithm=logarithm
     )
+    return _swapped(Stored.of(y), axis)
+
+
+def _swapped(x: Stored, axis: int) -> Stored:
+    """x with this axis and the last one in each other's place."""
+    shape, strides = list(x.shape), list(x.strides)
+    for values in (shape, strides):
+        values[axis], values[-1] = values[-1], values[axis]
+    return Stored(x.tensor, tuple(shape), tuple(strides), x.offset)
 
 
 def _is_nan(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -279,8 +290,8 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "IsNaN"): _is_nan,
     ("", "LayerNormalization"): _layer_norm,
     ("", "Mul"): _mul,
-    ("", "Softmax"): _softmax,
     ("", "Where"): _where,
+    **table_of(("LogSoftmax", "Softmax"), _softmax),
     **table_of(
         (
             "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu",

@@ -25,7 +25,7 @@ from intact.engine.values import (
     Value,
 )
 
-__all__ = ["LOWERINGS", "spatial_of", "windows_of"]
+__all__ = ["LOWERINGS", "dynamic_matmul", "spatial_of", "windows_of"]
 
 # Readers that want the channels of an image last.
 _IMAGE_READERS: Final = frozenset(
@@ -230,8 +230,8 @@ def _real_pointwise_conv(
     flat = None if bias is None else known(bias, node).real.astype(np.float32).reshape(-1)
     return Stored.of(
         state.add(
-            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], k=c, n=m,
-            weights=np.ascontiguousarray(weights.reshape(m, c).T).reshape(-1), bias=flat,
+            "float_product", str(node.name), y, (tensor,), rows=x.shape[0], name=_name(node, 1),
+            weights=np.ascontiguousarray(weights.reshape(m, c).T)[None], bias=flat,
         )
     )  # fmt: skip
 
@@ -275,7 +275,8 @@ def _dynamic_weights(
     return weights, scale.reshape(-1)
 
 
-def _dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Value:
+def dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Product:
+    """x times int8 weights [K, N]; `read` and the node begin with x, weights and their scale."""
     weights, scale = _dynamic_weights(node, read)
     x = state.contiguous(realize(read[0], state), str(node.name))
     if weights.ndim != 2 or weights.shape[0] != x.shape[-1] or not weights.size:
@@ -313,7 +314,7 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Gemm"): _gemm,
     ("", "QuantizeLinear"): _quantize_linear,
     ("intact", "DynamicConv"): _dynamic_conv,
-    ("intact", "DynamicMatMul"): _dynamic_matmul,
+    ("intact", "DynamicMatMul"): dynamic_matmul,
 }
 
 

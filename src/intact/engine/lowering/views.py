@@ -157,14 +157,27 @@ def _join(node: ir.Node, parts: Sequence[Stored], axis: int, state: State) -> Va
     dtype = parts[0].tensor.dtype
     if any(part.tensor.dtype != dtype for part in parts):
         raise Unsupported(f"operator '{node.name}' joins tensors of two types")
-    y = new_tensor(tuple(shape), dtype)
-    strides, offset = Stored.of(y).strides, 0
+    order = _order_of_reader(node.outputs[0], len(shape))
+    y = new_tensor(tuple(shape[i] for i in order), dtype)
+    strides, offset = [0] * len(shape), 0
+    for i, stride in zip(order, Stored.of(y).strides, strict=True):
+        strides[i] = stride
     for part in parts:
         if any(n != m for i, (n, m) in enumerate(zip(part.shape, shape, strict=True)) if i != axis):
             raise Unsupported(f"operator '{node.name}' joins tensors of two shapes")
-        state.copy(part, y, strides, offset, str(node.name))
+        state.copy(part, y, tuple(strides), offset, str(node.name))
         offset += part.shape[axis] * strides[axis]
-    return Stored.of(y)
+    return Stored(y, tuple(shape), tuple(strides))
+
+
+def _order_of_reader(value: ir.Value, rank: int) -> list[int]:
+    """The axes in the order in which the only reader wants them in memory."""
+    readers = [use.node for use in value.uses()]
+    if len(readers) == 1 and readers[0].op_type == "Transpose":
+        order = list(attribute(readers[0], "perm", ()))
+        if sorted(order) == list(range(rank)):
+            return order
+    return list(range(rank))
 
 
 def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -182,10 +195,11 @@ def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
 
 
 def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x, pads, number, axes = (*read, None, None)[:4]
+    x, pads, number, axes = (*read, None, None, None)[:4]
     if x is None or attribute(node, "mode", "constant") != "constant":
         raise Unsupported(f"operator '{node.name}' pads with other than a number")
-    amounts = known(pads, node).array.reshape(-1).tolist()
+    held_pads = attribute(node, "pads", ()) if pads is None else known(pads, node).array
+    amounts = np.asarray(held_pads).reshape(-1).tolist()
     rank = len(x.shape)
     where = range(rank) if axes is None else known(axes, node).array.reshape(-1).tolist()
     wide = [0] * 2 * rank
