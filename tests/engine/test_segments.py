@@ -100,15 +100,15 @@ def test_shapes_that_a_segment_needs_are_given_to_it() -> None:
 
 
 def test_dynamic_functions_go_with_their_segment() -> None:
-    """A convolution of three spatial dimensions, as a call of intact's function."""
+    """A convolution of four spatial dimensions, as a call of intact's function."""
     graph = Graph()
     rng = np.random.default_rng(0)
-    x = graph.input("x", rng.standard_normal((1, 2, 4, 4, 4)).astype(np.float32))
-    w = weight(rng, (2, 2, 1, 1, 1), 0)[0]
+    x = graph.input("x", rng.standard_normal((1, 2, 2, 4, 4, 2)).astype(np.float32))
+    w = weight(rng, (2, 2, 1, 1, 1, 1), 0)[0]
     scale = np.full(2, 0.01, np.float32)
     dynamic_call(
-        graph, "DynamicConv", x, w, scale, axes=[1, 2, 3, 4], strides=[1] * 3, dilations=[1] * 3,
-        group=1, pads=[0] * 10,
+        graph, "DynamicConv", x, w, scale, axes=[1, 2, 3, 4, 5], strides=[1] * 4,
+        dilations=[1] * 4, group=1, pads=[0] * 12,
     )  # fmt: skip
     graph.node("Flatten", ["product"], "flat")
     product(graph, "flat", "y", 128, 64)

@@ -100,6 +100,20 @@ def test_whole_numbers_are_cut_and_joined() -> None:
     check(graph)
 
 
+def test_whole_numbers_are_picked_padded_and_repeated() -> None:
+    """Such as no float could carry."""
+    graph, large = Graph(), 2**50
+    x = graph.input("x", np.arange(24).reshape(2, 3, 4) + large)
+    index = graph.constant("index", np.array([[2, 0], [-1, 1]]))
+    graph.node("Gather", [x, index], "picked", axis=2)
+    pads = graph.constant("pads", np.array([0, 1, 0, 0, 1, 0, 0, 2]))
+    graph.node("Pad", ["picked", pads, graph.constant("fill", np.array(large - 1))], "padded")
+    graph.node("Tile", ["padded", graph.constant("counts", np.array([1, 2, 1, 3]))], "tiled")
+    graph.node("Sub", ["tiled", graph.constant("large", np.array(large))], "small")
+    as_float(graph, "small")
+    check(graph)
+
+
 def embedding(graph: Graph, table: Array, ids: Array, **parameters: Any) -> None:
     names = [graph.constant("table", table), graph.input("ids", ids)]
     if not parameters:
