@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from intact.engine.lowering.common import Lowering, attribute, describe, known
 from intact.engine.lowering.elementwise import stored
 from intact.engine.lowering.moves import movable, reshape, taken
-from intact.engine.program import Dtype, Tensor, Unsupported, new_tensor
+from intact.engine.program import Dtype, Tensor, Unsupported, new_tensor, row_major
 from intact.engine.state import State
 from intact.engine.values import Constant, Looked, Stored, Value
 
@@ -95,27 +95,36 @@ def _gather_elements(node: ir.Node, read: list[Value | None], state: State) -> V
 
 
 def _gather_known(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    """Any values, each at a place that is known: GatherElements and GatherND."""
+    """Values or rows, each at a place that is known: GatherElements and GatherND."""
     x, label = movable(read[0], state), str(node.name)
     index = known(read[1], node).array.astype(np.int64)
-    every = np.arange(prod(x.shape)).reshape(x.shape)
     if node.op_type == "GatherElements":
-        axis = attribute(node, "axis", 0) % max(len(x.shape), 1)
-        if index.size == 0 or index.min() < -x.shape[axis] or index.max() >= x.shape[axis]:
-            raise Unsupported(f"operator '{node.name}' gathers beyond its input")
-        which = np.take_along_axis(every, index % x.shape[axis], axis)
+        indices = list(np.ix_(*map(np.arange, index.shape)))
+        indices[attribute(node, "axis", 0)] = index
     else:
-        if attribute(node, "batch_dims", 0) or not index.size:
-            raise Unsupported(f"operator '{node.name}' gathers by batch, or nothing")
-        which = every[tuple(np.moveaxis(index, -1, 0))]
+        indices = list(np.moveaxis(index, -1, 0))
+    depth = len(indices)
+    if attribute(node, "batch_dims", 0) or not 0 < depth <= len(x.shape) or not index.size:
+        raise Unsupported(f"operator '{node.name}' gathers in a way that is not known")
+    inner, rows = x.shape[:depth], x.shape[depth:]
+    if any((i < -n).any() or (i >= n).any() for i, n in zip(indices, inner, strict=True)):
+        raise Unsupported(f"operator '{node.name}' gathers beyond its input")
+
+    def places(strides: tuple[int, ...]) -> NDArray[np.int64]:
+        walked = zip(indices, inner, strides[:depth], strict=True)
+        return np.asarray(sum(np.where(i < 0, i + n, i) * s for i, n, s in walked))
+
     if isinstance(x, Stored):
-        indices = np.unravel_index(which, x.shape)
-        places = np.asarray(sum(i * s for i, s in zip(indices, x.strides, strict=True)))
-        strides = _steps(places)
+        seen = places(x.strides)
+        strides = _steps(seen)
         if strides is not None:
-            return Stored(x.tensor, which.shape, strides, x.offset + int(places.reshape(-1)[0]))
-    flat = reshape(x, (every.size,), label, state)
-    return reshape(taken(flat, 0, which.reshape(-1), label, state), which.shape, label, state)
+            offset = x.offset + int(seen.reshape(-1)[0])
+            return Stored(x.tensor, seen.shape + rows, strides + x.strides[depth:], offset)
+    which = places(row_major(inner))
+    flat = reshape(x, (prod(inner), *rows), label, state)
+    return reshape(
+        taken(flat, 0, which.reshape(-1), label, state), which.shape + rows, label, state
+    )
 
 
 def _steps(places: NDArray[Any]) -> tuple[int, ...] | None:

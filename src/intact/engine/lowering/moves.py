@@ -18,6 +18,8 @@ from intact.engine.values import Dequantized, Seen, Stored, Value
 
 __all__ = ["LOWERINGS", "Movable", "expanded", "movable", "part", "reshape", "taken", "transpose"]
 
+_LONGEST: Final = 2**24  # of an axis of values that are seen repeatedly: indices of it are listed
+
 Movable = Dequantized | Seen | Stored
 
 
@@ -84,6 +86,8 @@ def expanded(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Mo
     lead = len(shape) - len(x.shape)
     if lead < 0 or any(a not in (1, n) for a, n in zip(x.shape, shape[lead:], strict=True)):
         raise Unsupported(f"'{label}' expands {x.shape} to {shape}")
+    if max(shape, default=1) > _LONGEST:
+        raise Unsupported(f"'{label}' expands to {shape}, which is more than there can be")
     if isinstance(x, Stored):
         return broadcast(x, shape)
     wide = reshape(x, (1,) * lead + x.shape, label, state)

@@ -96,7 +96,9 @@ def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
         reached = range(x.shape[axis % rank])[slice(start, end, step)]
         if not reached:
             raise Unsupported(f"operator '{node.name}' slices to nothing")
-        x = taken(x, axis % rank, np.asarray(reached), label, state)
+        x = taken(
+            x, axis % rank, np.arange(reached.start, reached.stop, reached.step), label, state
+        )
     return x
 
 
