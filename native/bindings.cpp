@@ -15,6 +15,7 @@ namespace nb = nanobind;
 using namespace intact;
 
 void bind_images(nb::class_<Program>& program);  // bindings_images.cpp
+void bind_small(nb::module_& m, nb::class_<Program>& program);  // bindings_small.cpp
 
 namespace {
 
@@ -401,14 +402,16 @@ NB_MODULE(_native, m) {
       .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
                            const Strided& v, const std::optional<Strided>& mask, const Strided& y,
                            const std::array<std::size_t, 6>& sizes, float scale,
-                           bool empty_is_zero) {
+                           bool empty_is_zero, std::size_t masks) {
         target(std::get<0>(y));
         std::optional<View> masked;
         if (mask) masked = view(*mask);
         const auto& [batch, heads, queries, keys, width, v_width] = sizes;
         p.add(make_attention(p, view(q), view(k), view(v), masked, view(y), batch, heads, queries,
-                             keys, width, v_width, scale, empty_is_zero), label);
+                             keys, width, v_width, scale, empty_is_zero, masks), label);
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
-         nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"));
+         nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"),
+         nb::arg("masks"));
   bind_images(program);
+  bind_small(m, program);
 }

@@ -68,7 +68,7 @@ void bind_images(nb::class_<Program>& program) {
                       std::size_t x_offset, std::size_t y_offset,
                       const std::vector<std::array<std::size_t, 3>>& axes,
                       const std::vector<std::optional<Row<std::int64_t>>>& offsets,
-                      std::size_t value_bytes, std::uint32_t fill,
+                      std::size_t value_bytes, std::uint64_t fill,
                       const std::optional<Row<std::uint8_t>>& table) {
         require(axes.size() == offsets.size(), "there are not as many offsets as axes");
         std::vector<MoveAxis> all;

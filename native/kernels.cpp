@@ -1,5 +1,6 @@
 #include "kernels.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -110,12 +111,41 @@ std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n) {
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed) {
   const std::size_t padded = round_up(k, kernels.k_step), columns = kernels.columns;
-  std::memset(packed, 0, packed_size(kernels, k, n));
-  for (std::size_t i = 0; i < k; ++i) {
-    for (std::size_t j = 0; j < n; ++j) {
-      const std::size_t panel = j / columns * columns * padded;
-      packed[panel + i / 4 * 4 * columns + j % columns * 4 + i % 4] = w[i * n + j];
+  const std::vector<std::int8_t> zeros(columns);
+  for (std::size_t first = 0; first < n; first += columns) {
+    const std::size_t count = std::min(columns, n - first);
+    std::int8_t* panel = packed + first * padded;
+    for (std::size_t i = 0; i < padded; i += 4) {
+      const std::int8_t* rows[4];
+      for (std::size_t r = 0; r < 4; ++r) {
+        rows[r] = i + r < k ? w + (i + r) * n + first : zeros.data();
+      }
+      std::int8_t* to = panel + i * columns;
+      for (std::size_t j = 0; j < count; ++j) {
+        for (std::size_t r = 0; r < 4; ++r) to[4 * j + r] = rows[r][j];
+      }
+      std::memset(to + 4 * count, 0, 4 * (columns - count));
     }
+  }
+}
+
+void reorder(const std::int8_t* w, std::size_t n, std::size_t channels, std::size_t taps,
+             std::int8_t* to) {
+  constexpr std::size_t kBlock = 64;  // rows of both sides stay in the L1 cache
+  const std::size_t k = channels * taps;
+  for (std::size_t first = 0; first < n; first += kBlock) {
+    const std::size_t last = std::min(n, first + kBlock);
+    for (std::size_t i = 0; i < k; ++i) {
+      std::int8_t* row = to + (i % taps * channels + i / taps) * n;
+      for (std::size_t j = first; j < last; ++j) row[j] = w[j * k + i];
+    }
+  }
+}
+
+void column_sums(const std::int8_t* w, std::size_t k, std::size_t n, std::int32_t* sums) {
+  std::memset(sums, 0, n * sizeof(std::int32_t));
+  for (std::size_t i = 0; i < k; ++i) {
+    for (std::size_t j = 0; j < n; ++j) sums[j] += w[i * n + j];
   }
 }
 

@@ -255,6 +255,11 @@ std::vector<const char*> available_kernels();
 std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed);
+// to[taps][channels][n] from w[n][channels][taps].
+void reorder(const std::int8_t* w, std::size_t n, std::size_t channels, std::size_t taps,
+             std::int8_t* to);
+// sums[n] of the columns of w[k][n]; k below 2 ** 24.
+void column_sums(const std::int8_t* w, std::size_t k, std::size_t n, std::int32_t* sums);
 
 // Channels of the step of `depthwise` that begins at channel `first`.
 std::size_t depthwise_lanes(const Kernels& kernels, std::size_t channels, std::size_t first);

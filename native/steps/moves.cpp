@@ -277,12 +277,18 @@ class Move final : public Step {
 
 std::unique_ptr<Step> make_move(const Program& program, const Placed& x, const Placed& y,
                                 std::vector<MoveAxis> axes, std::size_t value_bytes,
-                                std::uint32_t fill, std::vector<std::uint8_t> table) {
-  require(value_bytes == 1 || value_bytes == 4, "a value has neither 1 nor 4 bytes");
-  if (value_bytes == 4) {
-    return std::make_unique<Move<std::uint32_t>>(program, x, y, std::move(axes), fill,
+                                std::uint64_t fill, std::vector<std::uint8_t> table) {
+  if (value_bytes == 8) {
+    return std::make_unique<Move<std::uint64_t>>(program, x, y, std::move(axes), fill,
                                                  std::move(table));
   }
+  if (value_bytes == 4) {
+    require(fill <= UINT32_MAX, "a fill has more than 4 bytes");
+    return std::make_unique<Move<std::uint32_t>>(program, x, y, std::move(axes),
+                                                 static_cast<std::uint32_t>(fill),
+                                                 std::move(table));
+  }
+  require(value_bytes == 1, "a value has neither 1 nor 4 nor 8 bytes");
   require(fill <= 255, "a fill is no uint8");
   return std::make_unique<Move<std::uint8_t>>(program, x, y, std::move(axes),
                                               static_cast<std::uint8_t>(fill), std::move(table));

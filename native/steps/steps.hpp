@@ -153,20 +153,43 @@ std::unique_ptr<Step> make_layer_norm(const Program& program, Region x, Region y
                                       float epsilon);
 std::unique_ptr<Step> make_softmax(const Program& program, Region x, Region y, std::size_t rows,
                                    std::size_t size, bool logarithm);
-// A tensor of float32 as it lies in memory: `offset` and `strides` in values.
+// A tensor as it lies in memory: `offset` and `strides` in values.
 struct View {
   Region region;
   std::size_t offset;
   std::vector<std::size_t> strides;
 };
-// Checks that every index below `shape` lies in the view.
-void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape);
-// q, k, v, y and mask: strides of batch, head and position.
+// Checks that every index below `shape` lies in the view, whose values have `value_bytes`.
+void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape,
+                std::size_t value_bytes = sizeof(float));
+// q, k, v, y and mask: strides of batch, head and position. masks: after so many of the batch the
+// mask begins again.
 std::unique_ptr<Step> make_attention(const Program& program, const View& q, const View& k,
                                      const View& v, const std::optional<View>& mask,
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
-                                     std::size_t v_width, float scale, bool empty_is_zero);
+                                     std::size_t v_width, float scale, bool empty_is_zero,
+                                     std::size_t masks);
+// y = operator(x...) of float32 and int64, value by value; `name` ends in the operands' type, as in
+// "Add:int64".
+std::unique_ptr<Step> make_elementwise(const Program& program, const std::string& name,
+                                       std::vector<View> x, const View& y,
+                                       std::vector<std::size_t> shape);
+// Of a table [outer][rows][size], and of `count` indices.
+struct GatherSizes {
+  std::size_t outer, rows, count, size;
+};
+// y[outer][i] = (table[outer][indices[i]] - zero_point) * scale in float32. type: of the table,
+// "float32", "int8", "uint8", or "int64", which stays as it is; a float32 table has no zero point.
+// indices: int64; one beyond the table raises std::out_of_range, which names `label`, when the program runs.
+std::unique_ptr<Step> make_gather(const Program& program, Region table, Region indices, Region y,
+                                  const std::optional<Region>& scales, const GatherSizes& sizes,
+                                  const std::string& type, float scale, std::int32_t zero_point,
+                                  std::string label);
+// y[outer][i][inner] = sum of x[outer][0 ... i][inner], of int64 if `whole`, else of float32.
+std::unique_ptr<Step> make_running_sum(const Program& program, Region x, Region y,
+                                       std::size_t outer, std::size_t count, std::size_t inner,
+                                       bool whole);
 
 // A place in a tensor, `offset` in values.
 struct Placed {
@@ -179,10 +202,10 @@ struct MoveAxis {
   std::size_t count, x_stride, y_stride;
   std::vector<std::int64_t> offsets;
 };
-// Values of 1 or 4 bytes moved. table: looked up afterwards, the fill too; of 256 entries, or none.
+// Values of 1, 4 or 8 bytes moved. table: looked up afterwards, the fill too; of 256 entries, or none.
 std::unique_ptr<Step> make_move(const Program& program, const Placed& x, const Placed& y,
                                 std::vector<MoveAxis> axes, std::size_t value_bytes,
-                                std::uint32_t fill, std::vector<std::uint8_t> table);
+                                std::uint64_t fill, std::vector<std::uint8_t> table);
 // Of every channel; see Channelwise.
 struct ChannelNumbers {
   std::vector<float> factor, shift, slope;

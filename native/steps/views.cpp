@@ -1,21 +1,10 @@
 // Attention over float32 tensors that are seen by strides.
 
+#include <algorithm>
+
 #include "steps.hpp"
 
 namespace intact {
-
-void check_view(const Program& program, const View& view, const std::vector<std::size_t>& shape) {
-  program.check(view.region);
-  require(view.strides.size() == shape.size(), "a view has another rank");
-  std::size_t last = view.offset;
-  require(last < SIZE_MAX / 4, "a view lies outside its tensor");
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    require(shape[i] > 0, "a tensor is empty");
-    last += times(shape[i] - 1, view.strides[i]);
-    require(last < SIZE_MAX / 4, "a view lies outside its tensor");
-  }
-  require(last < view.region.bytes / sizeof(float), "a view lies outside its tensor");
-}
 
 namespace {
 
@@ -24,14 +13,15 @@ class AttentionStep final : public Step {
   AttentionStep(const Program& program, const View& q, const View& k, const View& v,
                 const std::optional<View>& mask, const View& y, std::size_t batch,
                 std::size_t heads, std::size_t queries, std::size_t keys, std::size_t width,
-                std::size_t v_width, float scale, bool empty_is_zero)
-      : q_(q), k_(k), v_(v), y_(y), mask_(mask), batch_(batch), heads_(heads),
+                std::size_t v_width, float scale, bool empty_is_zero, std::size_t masks)
+      : q_(q), k_(k), v_(v), y_(y), mask_(mask), batch_(batch), heads_(heads), masks_(masks),
         kernels_(program.engine().kernels()) {
-    check(program, q, queries, width);
-    check(program, k, keys, width);
-    check(program, v, keys, v_width);
-    check(program, y, queries, v_width);
-    if (mask) check(program, *mask, queries, keys);
+    check(program, q, batch, queries, width);
+    check(program, k, batch, keys, width);
+    check(program, v, batch, keys, v_width);
+    check(program, y, batch, queries, v_width);
+    require(masks > 0, "there are no masks");
+    if (mask) check(program, *mask, std::min(masks, batch), queries, keys);
     a_.queries = queries;
     a_.keys = keys;
     a_.width = width;
@@ -51,30 +41,31 @@ class AttentionStep final : public Step {
   void run(const Context& context) const override {
     context.engine.pool().run(batch_ * heads_, [&](std::size_t job, std::size_t thread) {
       const std::size_t b = job / heads_, h = job % heads_;
-      const auto at = [&](const View& view) {
-        return context.at<float>(view.region) + view.offset + b * view.strides[0] +
+      const auto at = [&](const View& view, std::size_t first) {
+        return context.at<float>(view.region) + view.offset + first * view.strides[0] +
                h * view.strides[1];
       };
       Attention a = a_;
-      a.q = at(q_);
-      a.k = at(k_);
-      a.v = at(v_);
-      a.y = at(y_);
-      a.mask = mask_ ? at(*mask_) : nullptr;
+      a.q = at(q_, b);
+      a.k = at(k_, b);
+      a.v = at(v_, b);
+      a.y = at(y_, b);
+      a.mask = mask_ ? at(*mask_, b % masks_) : nullptr;
       kernels_.begin();
       kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
     });
   }
 
  private:
-  void check(const Program& program, const View& view, std::size_t rows, std::size_t columns) const {
+  void check(const Program& program, const View& view, std::size_t batch, std::size_t rows,
+             std::size_t columns) const {
     require(view.strides.size() == 4 && view.strides[3] == 1, "a head's values are not adjacent");
-    check_view(program, view, {batch_, heads_, rows, columns});
+    check_view(program, view, {batch, heads_, rows, columns}, sizeof(float));
   }
 
   View q_, k_, v_, y_;
   std::optional<View> mask_;
-  std::size_t batch_, heads_;
+  std::size_t batch_, heads_, masks_;
   Attention a_{};
   const Kernels& kernels_;
 };
@@ -85,9 +76,10 @@ std::unique_ptr<Step> make_attention(const Program& program, const View& q, cons
                                      const View& v, const std::optional<View>& mask,
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
-                                     std::size_t v_width, float scale, bool empty_is_zero) {
+                                     std::size_t v_width, float scale, bool empty_is_zero,
+                                     std::size_t masks) {
   return std::make_unique<AttentionStep>(program, q, k, v, mask, y, batch, heads, queries, keys,
-                                         width, v_width, scale, empty_is_zero);
+                                         width, v_width, scale, empty_is_zero, masks);
 }
 
 }  // namespace intact

@@ -141,7 +141,7 @@ def dynamic_call(
         x,
         graph.constant("w", w),
         graph.constant("w_scale", scale.reshape(shape)),
-        graph.constant("w_sum", w.astype(np.int32).sum(axis=kernel_axes).reshape(shape)),
+        graph.constant("w_sum", w.sum(axis=kernel_axes, dtype=np.int32).reshape(shape)),
     ]
     return graph.node(op_type, names, "product", domain="intact", **attributes)
 

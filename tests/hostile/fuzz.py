@@ -31,6 +31,7 @@ def seeds() -> Iterator[Seed]:
     yield _convolutional()
     yield _dynamic()
     yield _attention()
+    yield _text()
     yield _recurrent()
     yield _images()
     yield _images_in_floats()
@@ -152,6 +153,34 @@ def _attention() -> Seed:
     return graph.proto(["y"]), graph.inputs
 
 
+def _text() -> Seed:
+    """Embeddings, a mask, and attention that it forbids some of."""
+    rng, graph = np.random.default_rng(3), Graph()
+    ids = graph.input("ids", np.array([[1, 4, 2, 8], [3, -1, 0, 0]]))
+    table = graph.constant("table", rng.integers(-128, 128, (9, 8)).astype(np.int8))
+    scales = graph.constant("scales", rng.random((9, 1), np.float32))
+    graph.node("Cast", [graph.node("Gather", [table, ids], "rows")], "real", to=1)
+    graph.node("Mul", ["real", graph.node("Gather", [scales, ids], "s")], "e")
+    graph.node("Cast", [graph.input("mask", np.array([[1, 1, 1, 1], [1, 1, 0, 0]]))], "b", to=9)
+    graph.node("Not", ["b"], "n")
+    graph.node("Unsqueeze", ["n", graph.constant("axes", np.array([1, 2]))], "u")
+    zeros = [graph.constant("no", np.float32(-np.inf)), graph.constant("zero", np.float32(0))]
+    graph.node("Where", ["u", *zeros], "forbidden")
+    graph.node("Reshape", ["e", graph.constant("heads", np.array([2, 4, 2, 4]))], "h")
+    graph.node("Transpose", ["h"], "q", perm=[0, 2, 1, 3])
+    graph.node("Transpose", ["h"], "k", perm=[0, 2, 3, 1])
+    graph.node("Add", [graph.node("MatMul", ["q", "k"], "scores"), "forbidden"], "masked")
+    graph.node("MatMul", [graph.node("Softmax", ["masked"], "p", axis=-1), "q"], "a")
+    graph.node("Pad", ["a", graph.constant("pads", np.array([0, 0, 0, 0, 0, 0, 1, 0]))], "padded")
+    bounds = [graph.constant(n, np.array([v])) for n, v in
+              (("from", 0), ("to", 5), ("axis", 2), ("step", 2))]  # fmt: skip
+    graph.node("Slice", ["padded", *bounds], "part")
+    graph.node("Reshape", ["part", graph.constant("flat", np.array([-1, 8]))], "f")
+    f = graph.quantized("f", qparams(0.05, 128))
+    graph.node("MatMul", [f, graph.weight("w", *weight(rng, (8, 6), 1))], "y")
+    return graph.proto(["y"]), graph.inputs
+
+
 def _recurrent() -> Seed:
     rng, graph = np.random.default_rng(3), Graph()
     shapes = {"w": (2, 20, 3), "r": (2, 20, 5), "b": (2, 40)}
@@ -242,7 +271,7 @@ def survives(proto: onnx.ModelProto, feeds: dict[str, Array], isa: str = "") -> 
 
 
 def _no_session(content: bytes) -> None:
-    raise IntactError("the part before the engine is not tested here")
+    raise IntactError("no other runtime is tested here")
 
 
 def main() -> None:

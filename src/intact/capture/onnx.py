@@ -13,10 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import version_converter
 
+from intact.capture.file import skeleton
 from intact.capture.signature import Signature, TensorSpec
 from intact.core.errors import CaptureError, InputError, ModelFileError
 
-__all__ = ["OPSET", "capture", "read_proto", "signature_of"]
+__all__ = ["OPSET", "capture", "read_content", "read_proto", "signature_of"]
 
 OPSET: Final = 21
 
@@ -63,23 +64,55 @@ def read_proto(path: str | Path) -> onnx.ModelProto:
     Raises ModelFileError if it is missing, truncated, or not ONNX.
     """
     path = Path(path)
+    return _whole(_bytes(path), path)
+
+
+def read_content(path: str | Path) -> bytes:
+    """The bytes of an ONNX file; what `read_proto` reads, where weights lie in other files.
+
+    Raises ModelFileError as `read_proto` does.
+    """
+    path = Path(path)
+    content = _bytes(path)
     try:
-        content = path.read_bytes()
+        proto, _ = skeleton(content)
+    except google.protobuf.message.DecodeError:
+        raise _damaged(path) from None
+    external = onnx.TensorProto.EXTERNAL
+    if any(tensor.data_location == external for tensor in _tensors(proto.graph)):
+        return bytes(_whole(content, path).SerializeToString())
+    _require_graph(proto, path)
+    return content
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise ModelFileError(f"'{path}' does not exist; give the path of an ONNX file") from None
     except OSError as error:
         raise ModelFileError(f"'{path}' cannot be read: {error.strerror or error}") from None
+
+
+def _whole(content: bytes, path: Path) -> onnx.ModelProto:
+    """The parsed file, with all its weights."""
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
     except google.protobuf.message.DecodeError:
-        raise ModelFileError(
-            f"'{path}' is truncated or not an ONNX file; export or download it again"
-        ) from None
-    if not proto.graph.node and not proto.graph.output:
-        raise ModelFileError(f"'{path}' is not an ONNX model: it has no graph")
+        raise _damaged(path) from None
+    _require_graph(proto, path)
     _load_external_data(proto, path.parent, f"'{path}'")
     return proto
+
+
+def _damaged(path: Path) -> ModelFileError:
+    return ModelFileError(f"'{path}' is truncated or not an ONNX file; export or download it again")
+
+
+def _require_graph(proto: onnx.ModelProto, path: Path) -> None:
+    if not proto.graph.node and not proto.graph.output:
+        raise ModelFileError(f"'{path}' is not an ONNX model: it has no graph")
 
 
 def signature_of(graph: ir.Model) -> Signature:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from intact.core.arithmetic import table
 from intact.core.arithmetic.pointwise import Function
 from intact.core.qparams import QParams
-from intact.engine.program import Quantization, Tensor, new_tensor
+from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import Dequantized, Seen, Stored
 
@@ -37,10 +37,7 @@ def plain(x: Dequantized | Seen, images: bool, label: str, state: State) -> Dequ
     view = x.view
     tensor = Tensor(view.tensor.storage, x.shape, "uint8", images)
     if not view.fills(tensor):
-        key = (view.tensor.storage, view.axes, view.offset, images)
-        if key not in state.plain:
-            state.plain[key] = state.move(view, new_tensor(x.shape, "uint8", images), label)
-        tensor = state.plain[key]
+        tensor = state.copied(view, images, label)
     return Dequantized(tensor, x.quantization)
 
 
@@ -59,9 +56,10 @@ def take(
     view = x.view
     images = len(shape) > 2 and view.axes[1] in (((x.shape[1], 1),), ())
     if isinstance(x, Stored):
-        bits = int(np.float32(fill).view(np.uint32))
-        y = new_tensor(shape, "float32", images)
-        return Stored.of(state.move(view, y, label, indices=indices, fill=bits))
+        whole = x.tensor.dtype == "int64"
+        bits = np.int64(fill).view(np.uint64) if whole else np.float32(fill).view(np.uint32)
+        y = new_tensor(shape, x.tensor.dtype, images)
+        return Stored.of(state.move(view, y, label, indices=indices, fill=int(bits)))
     assert fill == 0  # others have no integer of their own
     y = new_tensor(shape, "uint8", images)
     point = x.quantization.zero_point
@@ -69,11 +67,16 @@ def take(
 
 
 def join(parts: Sequence[Stored], axis: int, label: str, state: State) -> Stored:
-    """Floats one after another along an axis."""
-    shape = list(parts[0].shape)
+    """Floats or whole numbers one after another along an axis."""
+    dtype, shape = parts[0].tensor.dtype, list(parts[0].shape)
+    if any(part.tensor.dtype != dtype for part in parts):
+        raise Unsupported(f"'{label}' joins tensors of two types")
+    for part in parts:
+        if any(n != m for i, (n, m) in enumerate(zip(part.shape, shape, strict=True)) if i != axis):
+            raise Unsupported(f"'{label}' joins tensors of two shapes")
     shape[axis] = sum(part.shape[axis] for part in parts)
     images = len(shape) > 2 and all(part.lies_as_images for part in parts)
-    y = new_tensor(tuple(shape), "float32", images)
+    y = new_tensor(tuple(shape), dtype, images)
     offset = 0
     for part in parts:
         state.move(part.view, y, label, offset=offset)

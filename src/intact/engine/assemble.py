@@ -129,6 +129,14 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
                 arguments[key] = (place, *arguments.pop(f"{key}_view"))
             arguments["y"] = (written[0], *arguments.pop("y_view"))
             arguments["scale"] = arguments.pop("factor")
+        case "elementwise":
+            views = zip(places, arguments.pop("x_views"), strict=True)
+            arguments["x"] = [(place, *view) for place, view in views]
+            arguments["y"] = (written[0], *arguments.pop("y_view"))
+            arguments["name"] = arguments.pop("operator")
+        case "gather":
+            arguments |= {"table": places[0], "indices": places[1], "name": instruction.label}
+            arguments["scales"] = places[2] if arguments["scales"] else None
         case _:
             arguments["x"] = places[0]
     getattr(program, instruction.kind)(**arguments)
@@ -154,7 +162,9 @@ def _extremes(instruction: Instruction, written: list[tuple[int, int, int]]) -> 
 
 def _weights(instruction: Instruction, arguments: dict[str, Any], weights: Weights) -> Any:
     """The weights as the step takes them: packed once for all programs."""
-    name = arguments.pop("name")
+    name, array = arguments.pop("name"), arguments["weights"]
+    # Of what is packed, the program keeps no second copy: the instruction shows its shape.
+    instruction.parameters["weights"] = array.shape
     if instruction.kind.endswith("depthwise"):
-        return arguments["weights"].reshape(-1)
-    return weights.packed(name, arguments["weights"], arguments["windows"][6:12])
+        return array.reshape(-1)
+    return weights.packed(name, array, arguments["windows"][6:12])

@@ -3,9 +3,13 @@
 The arithmetic is that of `core.arithmetic`, operator by operator.
 """
 
+from math import prod
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from intact.core.native import native
 from intact.engine.arrange import dequantize, join, lookup_table, plain
 from intact.engine.images import (
     channelwise,
@@ -27,6 +31,7 @@ from intact.engine.values import (
     Function,
     Gated,
     Joined,
+    Looked,
     Maximum,
     Mean,
     Product,
@@ -100,10 +105,14 @@ def quantize(value: Value, to: Quantization, images: bool, label: str, state: St
 def realize(value: Value | None, state: State) -> Stored:
     """`value` in float32 in memory."""
     match value:
-        case Stored():
+        case Stored() if value.tensor.dtype == "float32":
             return value
+        case Stored():
+            raise Unsupported("whole numbers where floats are needed")
         case Constant():
             return state.constant(value.real)
+        case Looked():
+            return _look_up(value, state)
         case Product():
             return Stored.of(_real_product(value, None, state))
         case Mean(x=Dequantized() as x):
@@ -152,6 +161,27 @@ def realize(value: Value | None, state: State) -> Stored:
     raise Unsupported(f"{type(value).__name__.lower()} as floats")
 
 
+def _look_up(value: Looked, state: State) -> Stored:
+    table, scale = value.table, value.scale
+    if not value.real:
+        raise Unsupported(f"'{value.label}' looks up integers")
+    y = new_tensor(value.shape, "float32")
+    held = state.constant(table, table.dtype.name)  # type: ignore[arg-type]
+    inputs = [held.tensor, state.contiguous(value.indices, value.label)]
+    by_row = scale is not None and scale.size > 1
+    if by_row:
+        assert scale is not None
+        inputs.append(state.constant(scale.reshape(-1)).tensor)
+    rows, count = table.shape[0], prod(value.indices.shape)
+    return Stored.of(
+        state.add(
+            "gather", value.label, y, inputs, sizes=(1, rows, count, table.size // rows),
+            type=table.dtype.name, scales=by_row, zero_point=value.zero_point,
+            scale=1.0 if by_row or scale is None else float(scale.reshape(())),
+        )
+    )  # fmt: skip
+
+
 def _as_it_lies(x: Stored, label: str, state: State) -> Tensor:
     """x where it lies, if that is in either order without gaps; else copied."""
     as_images = Stored.of(Tensor(x.tensor.storage, x.shape, "float32", len(x.shape) > 2))
@@ -185,11 +215,13 @@ def _copy(
 
 def _folded_bias(value: Product) -> NDArray[np.int32]:
     """The bias with the zero point's share of each sum, which padding holds too."""
-    weights = value.weights.astype(np.int64)
-    sums = weights.sum(axis=1).reshape(-1)
+    assert native is not None
+    sums = native.column_sums(np.ascontiguousarray(value.weights)).astype(np.int64)
     # With zero points of their own, rows take their share away at run time.
     bias = sums if value.rows else value.bias - value.x_zero_point * sums
-    most = np.abs(weights).sum(axis=1).reshape(-1) * 255
+    most: Any = value.weights.shape[1] * 128 * 255
+    if most + np.abs(bias).max(initial=0) >= 2**31:  # perhaps; else surely not
+        most = np.abs(value.weights.astype(np.int64)).sum(axis=1).reshape(-1) * 255
     if (most + np.abs(bias)).max(initial=0) >= 2**31:
         raise Unsupported(f"'{value.label}': sums beyond int32")
     return np.asarray(bias, np.int32)

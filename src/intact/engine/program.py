@@ -8,11 +8,14 @@ from typing import Any, Final, Literal
 import numpy as np
 
 __all__ = [
+    "BYTES",
     "PACKED_AS",
+    "Dtype",
     "Instruction",
     "Quantization",
     "Storage",
     "Tensor",
+    "Unfinished",
     "Unsupported",
     "Windows",
     "new_tensor",
@@ -28,6 +31,14 @@ PACKED_AS: Final = " packed as "
 class Unsupported(Exception):
     """The engine cannot compile this; the message says what and why."""
 
+
+class Unfinished(Unsupported):
+    """A value was described that cannot be computed in the form that its reader needs."""
+
+
+Dtype = Literal["uint8", "int8", "float32", "int64"]
+
+BYTES: Final[dict[Dtype, int]] = {"uint8": 1, "int8": 1, "float32": 4, "int64": 8}
 
 _numbers = count()
 
@@ -46,7 +57,9 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """Values in memory: uint8 or float32.
+    """Values in memory.
+
+    dtype: whole numbers and truth values that are no quantized numbers are int64.
 
     shape: as the graph has it, [N, C, H, W] for images.
     images: whether the channels come last in memory, [N, H, W, C].
@@ -54,7 +67,7 @@ class Tensor:
 
     storage: Storage
     shape: tuple[int, ...]
-    dtype: Literal["uint8", "float32"]
+    dtype: Dtype
     images: bool = False
 
     @property
@@ -74,11 +87,9 @@ class Tensor:
         return f"%{self.storage.number}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-def new_tensor(
-    shape: tuple[int, ...], dtype: Literal["uint8", "float32"], images: bool = False
-) -> Tensor:
+def new_tensor(shape: tuple[int, ...], dtype: Dtype, images: bool = False) -> Tensor:
     """A tensor in memory of its own."""
-    return Tensor(Storage(prod(shape) * (1 if dtype == "uint8" else 4)), shape, dtype, images)
+    return Tensor(Storage(prod(shape) * BYTES[dtype]), shape, dtype, images)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intact.engine.program import Instruction, Storage, Tensor, Unsupported, new_tensor
+from intact.engine.program import (
+    BYTES,
+    Dtype,
+    Instruction,
+    Storage,
+    Tensor,
+    Unsupported,
+    new_tensor,
+)
 from intact.engine.values import Rows, Stored
 from intact.engine.view import Digits, View, walk
 
@@ -21,13 +29,15 @@ class State:
 
     constants: arrays that the program reads as inputs, behind those of the model.
     inputs: the number of the model's inputs.
-    plain: copies of integers in the order that readers want, by where they lay.
+    _copies: in the order that readers want, by where the values lay.
     """
 
     inputs: int
     program: list[Instruction] = field(default_factory=list)
-    constants: list[tuple[Tensor, NDArray[np.float32]]] = field(default_factory=list)
-    plain: dict[tuple[Storage, tuple[Digits, ...], int, bool], Tensor] = field(default_factory=dict)
+    constants: list[tuple[Tensor, NDArray[Any]]] = field(default_factory=list)
+    _copies: dict[tuple[Storage, tuple[Digits, ...], int, bool], Tensor] = field(
+        default_factory=dict
+    )
     _rows: dict[tuple[Storage, int, bool], tuple[Tensor, Rows]] = field(default_factory=dict)
 
     def add(
@@ -37,26 +47,32 @@ class State:
         self.program.append(Instruction(kind, label, (output,), tuple(inputs), parameters))
         return output
 
-    def constant(self, array: NDArray[Any]) -> Stored:
-        """A constant in memory."""
-        tensor = new_tensor(array.shape, "float32")
+    def constant(self, array: NDArray[Any], dtype: Dtype = "float32") -> Stored:
+        """A constant in memory: where it lies, if it is of that type already."""
+        tensor = new_tensor(array.shape, dtype)
         tensor.storage.place = ("input", self.inputs + len(self.constants))
-        self.constants.append((tensor, np.ascontiguousarray(array, np.float32)))
+        self.constants.append((tensor, np.require(array, dtype, ("C", "A"))))
         return Stored.of(tensor)
 
     def contiguous(self, x: Stored, label: str) -> Tensor:
         """The values in the order of their indices, copied if they do not lie so."""
-        return self._arranged(x, new_tensor(x.shape, "float32"), label)
+        return self._arranged(x, new_tensor(x.shape, x.tensor.dtype), label)
 
     def images(self, x: Stored, label: str) -> Tensor:
         """The values [N, C, H, W] with the channels last in memory, copied if they are not."""
-        return self._arranged(x, new_tensor(x.shape, "float32", len(x.shape) > 2), label)
+        return self._arranged(x, new_tensor(x.shape, x.tensor.dtype, len(x.shape) > 2), label)
 
     def _arranged(self, x: Stored, wanted: Tensor, label: str) -> Tensor:
-        target = Stored.of(wanted)
-        if x.lies_as(target):
-            return Tensor(x.tensor.storage, wanted.shape, "float32", wanted.images)
-        return self.move(x.view, wanted, label)
+        if x.lies_as(Stored.of(wanted)):
+            return Tensor(x.tensor.storage, wanted.shape, wanted.dtype, wanted.images)
+        return self.copied(x.view, wanted.images, label)
+
+    def copied(self, x: View, images: bool, label: str) -> Tensor:
+        """The values as a tensor of their own; copied once for all readers."""
+        key = (x.tensor.storage, x.axes, x.offset, images)
+        if key not in self._copies:
+            self._copies[key] = self.move(x, new_tensor(x.shape, x.tensor.dtype, images), label)
+        return self._copies[key]
 
     def move(
         self,
@@ -80,7 +96,7 @@ class State:
         return self.add(
             "move", label, y, (x.tensor,), x_offset=x.offset, y_offset=offset, fill=fill,
             axes=tuple((a.count, a.x_stride, a.y_stride) for a in axes), table=table,
-            offsets=[a.offsets for a in axes], value_bytes=1 if y.dtype == "uint8" else 4,
+            offsets=[a.offsets for a in axes], value_bytes=BYTES[y.dtype],
         )  # fmt: skip
 
     def quantized_rows(

@@ -25,7 +25,9 @@ __all__ = [
     "Direction",
     "Function",
     "Gated",
+    "Grouped",
     "Joined",
+    "Looked",
     "Maximum",
     "Mean",
     "NotANumber",
@@ -91,7 +93,7 @@ class Opaque(Value):
 
 @dataclass(frozen=True, eq=False)
 class Stored(Value):
-    """float32 in memory, seen by any strides (in values) from `offset` on."""
+    """float32 or int64 in memory, seen by any strides (in values) from `offset` on."""
 
     tensor: Tensor
     known_shape: tuple[int, ...]
@@ -150,6 +152,27 @@ class Seen(Value):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.view.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Looked(Value):
+    """Rows of a table, chosen by indices that are known at run time.
+
+    table: [rows, ...] of float32, or of 8-bit integers that stand for
+        (integer - zero_point) * scale. scale: one, or one a row.
+    real: whether floats are meant, and not the integers themselves.
+    """
+
+    label: str
+    table: NDArray[Any]
+    indices: Stored
+    real: bool
+    scale: NDArray[np.float32] | None = None
+    zero_point: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.indices.shape, *self.table.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,17 +436,30 @@ class Scores(Value):
     """q times k transposed times `factor`, plus a mask: [..., queries, keys] of each head.
 
     q: [..., queries, width]; k: [..., keys, width]; adjacent in the last axis.
+    mask: [masks, heads, queries, keys], or 1 for each; the i-th of a batch gets mask i % masks.
     """
 
     label: str
     q: Stored
     k: Stored
     factor: float
-    mask: Stored | None = None
+    mask: Stored | Constant | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.q.shape[:-1], self.k.shape[-2])
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped(Value):
+    """Scores [batch, heads, queries, keys] with their batch as two axes: of images and windows."""
+
+    scores: Scores
+    known_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.known_shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from intact.engine.program import Tensor
+from intact.engine.program import BYTES, Tensor
 
 __all__ = ["Axis", "Digits", "View", "walk"]
 
@@ -80,8 +80,8 @@ class View:
 
     def fills(self, tensor: Tensor) -> bool:
         """Whether `tensor`, all of its storage, holds these values in its own order."""
-        size = 1 if tensor.dtype == "uint8" else 4
-        whole = self.offset == 0 and tensor.size * size == tensor.storage.bytes
+        size = tensor.size * BYTES[tensor.dtype]
+        whole = self.offset == 0 and size == tensor.storage.bytes
         pairs = zip(self.axes, View.of(tensor).axes, strict=True)
         return whole and all(_merged(a) == _merged(b) for a, b in pairs)
 

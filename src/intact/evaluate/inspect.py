@@ -47,13 +47,17 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's operators and totals; prints as a table."""
+    """A model's operators and totals; prints as a table.
+
+    elsewhere: names of operators that run in ONNX Runtime though the engine runs the model.
+    """
 
     rows: tuple[OperatorRow, ...]
     size: int
     float_bytes: int
     target: str
     runtime: str
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def integer_share(self) -> float:
@@ -67,6 +71,7 @@ class Inspection:
             "float_bytes": self.float_bytes,
             "target": self.target,
             "runtime": self.runtime,
+            "elsewhere": list(self.elsewhere),
             "integer_share": self.integer_share,
             "operators": [asdict(row) for row in self.rows],
         }
@@ -97,6 +102,10 @@ class Inspection:
             f"{_RUNTIMES[self.runtime]}, with {100 * self.integer_share:.1f} % of the "
             "multiply-accumulates",
         ]
+        if self.elsewhere:
+            lines.append(
+                f"{len(self.elsewhere)} operators run in ONNX Runtime: {', '.join(self.elsewhere)}"
+            )
         return "\n".join(lines)
 
 
@@ -138,7 +147,10 @@ def inspect(model: QuantizedModel, example: Mapping[str, NDArray[Any]] | None = 
                 op.macs / total if op else 0.0,
             )
         )
-    return Inspection(tuple(rows), model.size, model.float_bytes, model.target, model.runtime)
+    return Inspection(
+        tuple(rows), model.size, model.float_bytes, model.target, model.runtime,
+        model.session.elsewhere,
+    )  # fmt: skip
 
 
 def _parameters(

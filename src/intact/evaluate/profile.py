@@ -72,13 +72,13 @@ def trace(steps: Steps) -> str:
 
 
 def program_text(model: QuantizedModel) -> str:
-    """The native program for one example, an operator a line.
+    """The native program for one example, an operator a line, and what runs elsewhere.
 
     Raises RuntimeUnavailable if the native engine does not run the model.
     """
     found = _native(model).executable(model.signature.example())
-    lines = [str(instruction) for instruction in found.instructions]
-    return "\n".join([*lines, f"{len(lines)} operators in an arena of {found.arena:,} bytes"])
+    counted = f"{len(found.instructions)} operators in an arena of {found.arena:,} bytes"
+    return "\n".join([*found.lines, counted])
 
 
 def _native(model: QuantizedModel) -> NativeSession:

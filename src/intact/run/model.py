@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intact.capture.onnx import read_proto, signature_of
+from intact.capture.file import read_model
+from intact.capture.onnx import read_content, signature_of
 from intact.capture.signature import Outputs, Signature
 from intact.core.errors import ModelFileError
 from intact.core.files import write_atomically
@@ -81,27 +82,32 @@ class QuantizedModel(OnnxModel):
         self, content: bytes, threads: int | None = None, runtime: Runtime = "auto"
     ) -> None:
         try:
-            self.proto = onnx.load_model_from_string(content)
-        except Exception as error:  # protobuf's and onnx's errors share no base
+            graph = read_model(content)
+        except Exception as error:  # protobuf's and onnx_ir's errors share no base
             raise ModelFileError(f"the content is not an ONNX file: {error}") from None
-        metadata = {entry.key: entry.value for entry in self.proto.metadata_props}
+        metadata = graph.metadata_props
         stored = metadata.get("intact.signature")
         super().__init__(
             content,
-            signature_of(ir.from_proto(self.proto))
-            if stored is None
-            else Signature.from_json(stored),
+            signature_of(graph) if stored is None else Signature.from_json(stored),
             threads,
         )
+        self._graph: ir.Model | None = graph  # until the session is opened
         self._asked = runtime
         self.target = metadata.get("intact.target", "")
         self.decisions = _decisions(metadata.get("intact.decisions", "{}"))
         self.float_bytes = _number(metadata.get("intact.float_bytes", "0"))
 
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The file, parsed anew each time: it is as large as the file, and changes nothing here."""
+        return onnx.load_model_from_string(self.content)
+
     @cached_property
     def session(self) -> SelectedSession:
         """The open session. Raises RuntimeUnavailable or ModelFileError if there can be none."""
-        return SelectedSession(self.proto, self.content, self.threads, self._asked)
+        graph, self._graph = self._graph or read_model(self.content), None
+        return SelectedSession(graph, self.content, self.threads, self._asked)
 
     @property
     def runtime(self) -> str:
@@ -122,7 +128,7 @@ class QuantizedModel(OnnxModel):
         RuntimeUnavailable if the runtime that is asked for cannot.
         """
         try:
-            model = QuantizedModel(read_proto(path).SerializeToString(), threads, runtime)
+            model = QuantizedModel(read_content(path), threads, runtime)
             model.session.settle(model.signature.example())
         except ModelFileError as error:
             label = f"'{path}'"

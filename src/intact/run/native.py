@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.core.errors import IntactError, RuntimeUnavailable
@@ -24,16 +24,26 @@ _INTEGER = frozenset({"convolution", "depthwise", "real_convolution", "real_dept
 class NativeSession:
     """A model opened by the native engine.
 
+    graph: is changed; weights are read from it whenever a program is compiled.
     threads: number of threads, None for all cores. The environment variable INTACT_ISA names an
     instruction set to use instead of the best; `intact --version` lists them.
     Raises RuntimeUnavailable, naming the operator, if the engine cannot run the model; `run` may
     raise it too, for inputs of shapes that were not met before.
     """
 
-    def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
+    def __init__(self, graph: ir.Model, threads: int | None = None) -> None:
         count = threads or cores()
-        self._model = Model(proto, count, _open_session, os.environ.get("INTACT_ISA", ""))
-        self._outputs = [value.name for value in proto.graph.output]
+
+        def open_session(content: bytes) -> _Elsewhere:
+            return _Elsewhere(content, count)
+
+        self._model = Model(graph, count, open_session, os.environ.get("INTACT_ISA", ""))
+        self._outputs = [str(value.name) for value in graph.graph.outputs]
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of the operators that ONNX Runtime ran for the latest inputs."""
+        return self._model.elsewhere
 
     @property
     def isa(self) -> str:
@@ -67,19 +77,26 @@ class NativeSession:
         }
 
 
-class _Before:
-    """ONNX Runtime on one thread, for the few lookups that come before the engine."""
+class _Elsewhere:
+    """ONNX Runtime, for what the engine does not know."""
 
-    def __init__(self, content: bytes) -> None:
-        self._session = Session(content, threads=1)
+    def __init__(self, content: bytes, threads: int) -> None:
+        try:
+            # Its threads must not wait for work while the engine's are at it.
+            self._session = Session(content, threads, spin=False)
+        except IntactError as error:
+            raise _unable(error) from None
 
     def __call__(self, feeds: Feeds) -> list[NDArray[Any]]:
         wanted = self._session.inputs
-        return self._session.run({name: feeds[name] for name in wanted})
+        try:
+            return self._session.run({name: feeds[name] for name in wanted})
+        except Exception as error:  # ONNX Runtime's exceptions share no public base
+            raise _unable(error) from None
 
 
-def _open_session(content: bytes) -> _Before:
-    try:
-        return _Before(content)
-    except IntactError as error:
-        raise RuntimeUnavailable(f"the part before the engine does not run: {error}") from None
+def _unable(error: Exception) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        f"the part of the model that the engine does not know fails in ONNX Runtime: {error}; "
+        "check the inputs, and that the file is whole"
+    )

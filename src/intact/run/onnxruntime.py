@@ -27,14 +27,18 @@ INTEGER_OPERATORS = frozenset(
 class Session:
     """A file opened by ONNX Runtime on the CPU.
 
-    threads: number of threads of one operator, None for all cores.
+    threads: number of threads of one operator, None for all cores. spin: whether they wait for
+        work without sleeping.
     Raises ModelFileError if ONNX Runtime refuses the model.
     """
 
-    def __init__(self, content: bytes, threads: int | None = None) -> None:
+    def __init__(self, content: bytes, threads: int | None = None, spin: bool = True) -> None:
+        options = _options(threads)
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(
-                content, _options(threads), providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             raise ModelFileError(_refusal(error)) from None

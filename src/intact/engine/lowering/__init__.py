@@ -11,7 +11,8 @@ Rules, in order:
 An operator, attribute or layout that is not known raises Unsupported, which names it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,8 @@ from intact.engine.finish import realize
 from intact.engine.lowering import (
     attention,
     channels,
+    elementwise,
+    lookup,
     moves,
     pointwise,
     pools,
@@ -32,14 +35,16 @@ from intact.engine.lowering import (
     transposed,
     views,
 )
-from intact.engine.lowering.common import Lowering, attribute, fold
-from intact.engine.program import Tensor, Unsupported
+from intact.engine.lowering.common import Lowering, attribute
+from intact.engine.lowering.folds import fold
+from intact.engine.program import BYTES, Tensor, Unfinished, Unsupported, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Channelwise,
     Constant,
     Dequantized,
     Function,
+    Looked,
     Maximum,
     Mean,
     Opaque,
@@ -51,7 +56,7 @@ from intact.engine.values import (
     Value,
 )
 
-__all__ = ["LOWERINGS", "lower"]
+__all__ = ["LOWERINGS", "Lowered", "Refused", "lower"]
 
 # What a node of an untrusted file may raise where it says what no exporter writes.
 _FAULTS: Final = (
@@ -78,48 +83,87 @@ LOWERINGS: Final[Mapping[tuple[str, str], Lowering]] = {
     **transposed.LOWERINGS,
     **channels.LOWERINGS,
     **attention.LOWERINGS,
+    **elementwise.LOWERINGS,
+    **lookup.LOWERINGS,
 }
 
 
-def lower(
-    graph: ir.Graph, given: Mapping[str, Tensor | Opaque], left_out: Collection[ir.Node]
-) -> tuple[State, list[Tensor]]:
-    """The instructions that compute the graph's outputs, and the tensors of those.
+class Refused(Unsupported):
+    """An operator that the engine does not know, or not in this form. node: which."""
 
-    given: tensors in memory before the program runs, and inputs that it does not read.
-    left_out: nodes that are computed before. Raises Unsupported.
+    def __init__(self, message: str, node: ir.Node) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """outputs: memory of what was asked for. known: constants, and the shapes of everything."""
+
+    state: State
+    outputs: list[Tensor]
+    known: dict[str, Value]
+
+
+def lower(
+    nodes: Sequence[ir.Node],
+    constants: Mapping[str, Constant],
+    given: Mapping[str, Tensor | Value],
+    wanted: Sequence[ir.Value],
+) -> Lowered:
+    """The instructions that compute `wanted`.
+
+    nodes: of the graph, in order. constants: the graph's own. given: tensors in memory before the
+        program runs, and what is known of other values. Raises Refused or Unsupported.
     """
     state = State(sum(isinstance(value, Tensor) for value in given.values()))
     values: dict[str, Value] = {
         name: Stored.of(value) if isinstance(value, Tensor) else value
         for name, value in given.items()
     }
-    for name, initializer in graph.initializers.items():
-        if initializer.const_value is None:
-            raise Unsupported(f"'{name}' is an initializer without a value")
-        values[name] = Constant(initializer.const_value.numpy())
-    absent: dict[str, str] = {}
-    for node in graph:
-        if node not in left_out:
-            try:
-                _lower_node(node, values, absent, state)
-            except _FAULTS as error:
-                raise Unsupported(f"operator '{node.name}' ({node.op_type}): {error}") from None
-    return state, _outputs(graph, values, absent, state)
+    values.update(constants)
+    absent: dict[str, Unsupported] = {}
+    for node in nodes:
+        if all(str(output.name) in values for output in node.outputs):
+            continue  # known from an earlier stage
+        try:
+            _lower_node(node, values, absent, state)
+        except Refused:
+            raise
+        except Unfinished as error:
+            raise Refused(str(error), _describer(node)) from None
+        except Unsupported as error:
+            raise Refused(str(error), node) from None
+        except _FAULTS as error:
+            message = f"operator '{node.name}' ({node.op_type}): {error}"
+            raise Refused(message, node) from None
+    outputs = _outputs(wanted, values, absent, state)
+    known: dict[str, Value] = {
+        name: value if isinstance(value, (Constant, Opaque)) else Opaque(value.shape)
+        for name, value in values.items()
+        if name not in constants
+    }
+    return Lowered(state, outputs, known)
+
+
+def _describer(reader: ir.Node) -> ir.Node:
+    """The node that described what cannot be computed."""
+    producer = reader.inputs[0].producer() if reader.inputs and reader.inputs[0] else None
+    return reader if producer is None else producer
 
 
 def _lower_node(
-    node: ir.Node, values: dict[str, Value], absent: dict[str, str], state: State
+    node: ir.Node, values: dict[str, Value], absent: dict[str, Unsupported], state: State
 ) -> None:
     """Adds the node's outputs to `values`, or to `absent` with a reason.
 
-    Constants that cannot be computed here, and what nodes that are left out compute for each
-    other, matter only if something else reads them.
+    Constants that cannot be computed here matter only if something else reads them.
     """
     names = [None if v is None else str(v.name) for v in node.inputs]
     missing = [name for name in names if name is not None and name not in values]
     if missing:
-        reason = absent.get(missing[0], f"'{missing[0]}' is not computed before '{node.name}'")
+        message = f"'{missing[0]}' is not computed before '{node.name}'"
+        reason = absent.get(missing[0], Unsupported(message))
         absent.update((str(output.name), reason) for output in node.outputs)
         return
     read = [None if name is None else values[name] for name in names]
@@ -131,7 +175,8 @@ def _lower_node(
         try:
             results = [Constant(array) for array in fold(node, read)]
         except Unsupported as error:
-            absent.update((str(output.name), str(error)) for output in node.outputs)
+            refused = Refused(str(error), node)
+            absent.update((str(output.name), refused) for output in node.outputs)
             return
     else:
         lowering = LOWERINGS.get((node.domain, node.op_type))
@@ -170,6 +215,8 @@ def _costs(value: Value) -> bool:
             return not value.integer
         case Function(x=Stored()):
             return value.op_type != "Sigmoid"  # which only Swish reads twice
+        case Looked():
+            return value.real
         case Spread():
             return not value.product.integer
         case (
@@ -198,23 +245,29 @@ def _shape(node: ir.Node, value: Value) -> NDArray[np.int64]:
 
 
 def _outputs(
-    graph: ir.Graph, values: dict[str, Value], absent: dict[str, str], state: State
+    wanted: Sequence[ir.Value],
+    values: dict[str, Value],
+    absent: dict[str, Unsupported],
+    state: State,
 ) -> list[Tensor]:
     results: list[Tensor] = []
-    for output in graph.outputs:
+    for output in wanted:
         name = str(output.name)
         if name not in values:
-            raise Unsupported(absent.get(name, f"output '{name}' is not computed"))
-        value = values[name]
-        if isinstance(value, Dequantized):
-            value = Stored.of(dequantize(value, False, state))
-        stored = realize(value, state)
-        tensor = state.contiguous(stored, name)
+            raise absent.get(name, Unsupported(f"output '{name}' is not computed"))
+        value, producer = values[name], output.producer()
+        try:
+            if isinstance(value, Dequantized):
+                value = Stored.of(dequantize(value, False, state))
+            held = elementwise.stored(value, state)
+        except Unsupported as error:
+            raise error if producer is None else Refused(str(error), producer) from None
+        tensor = state.contiguous(held, name)
         shared = any(tensor.storage is result.storage for result in results)
-        part = tensor.storage.bytes != 4 * tensor.size
+        part = tensor.storage.bytes != BYTES[tensor.dtype] * tensor.size
         if tensor.storage.place is not None or shared or part:
-            copy = Tensor(type(tensor.storage)(tensor.size * 4), tensor.shape, "float32")
-            state.move(Stored.of(tensor).view, copy, name)
+            copy = new_tensor(tensor.shape, tensor.dtype)
+            state.move(held.view, copy, name)
             tensor = copy
         results.append(tensor)
     return results

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, describe
+from intact.engine.lowering.masks import mask_view
 from intact.engine.lowering.products import weight_product
 from intact.engine.program import Unsupported, new_tensor, row_major
 from intact.engine.state import State
@@ -65,13 +66,15 @@ def _attend(node: ir.Node, p: Probabilities, v: Stored, state: State) -> Value:
         for name, view in (("q_view", q), ("k_view", k), ("v_view", v))
     }
     inputs = [q.tensor, k.tensor, v.tensor]
-    if scores.mask is not None:
-        inputs.append(scores.mask.tensor)
-        views["mask_view"] = (scores.mask.offset, _four(scores.mask.strides))
+    mask = mask_view(scores, state)
+    if mask is not None:
+        inputs.append(mask.tensor)
+        views["mask_view"] = (mask.offset, mask.strides)
     state.add(
         "attention", str(node.name), y, inputs, factor=scores.factor,
         y_view=(0, (by_batch, by_head, by_query, 1)), empty_is_zero=p.empty_is_zero,
-        sizes=(batch, heads, queries, keys, width, v_width), **views,
+        sizes=(batch, heads, queries, keys, width, v_width),
+        masks=1 if mask is None else mask.shape[0], **views,
     )  # fmt: skip
     shape, strides = (batch, heads, queries, v_width), (by_batch, by_head, by_query, 1)
     if len(lead) == 1:

@@ -1,4 +1,4 @@
-"""Integers that move: as views wherever strides can say it, else copied once; padding of both."""
+"""Values that move: as views wherever strides can say it, else copied once; padding."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from intact.engine.arrange import plain, settled, take
 from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known
+from intact.engine.lowering.elementwise import broadcast, stored
 from intact.engine.program import Unsupported
 from intact.engine.state import State, reshaped
 from intact.engine.values import Dequantized, Seen, Stored, Value
 
 __all__ = ["LOWERINGS", "Movable", "expanded", "movable", "part", "reshape", "taken", "transpose"]
 
+_LONGEST: Final = 2**24  # of an axis of values that are seen repeatedly: indices of it are listed
+
 Movable = Dequantized | Seen | Stored
 
 
 def movable(value: Value | None, state: State) -> Movable:
-    """Integers as they are, everything else as floats in memory."""
-    return value if isinstance(value, (Dequantized, Seen)) else realize(value, state)
+    """Integers as they are, everything else in memory, as floats or whole numbers."""
+    return value if isinstance(value, (Dequantized, Seen)) else stored(value, state)
 
 
 def reshape(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Movable:
@@ -68,8 +71,13 @@ def taken(x: Movable, axis: int, index: NDArray[Any], label: str, state: State) 
     if index.size == 0 or index.min() < -size or index.max() >= size:
         raise Unsupported(f"'{label}' reads indices that are not there")
     places = np.where(index < 0, index + size, index).astype(np.int64)
-    if (np.diff(places) == 1).all():
+    steps = np.diff(places)
+    if (steps == 1).all():
         return part(x, axis, int(places[0]), places.size, label, state)
+    if isinstance(x, Stored) and steps[0] >= 0 and (steps == steps[0]).all():
+        strides = (*x.strides[:axis], x.strides[axis] * int(steps[0]), *x.strides[axis + 1 :])
+        shape = (*x.shape[:axis], places.size, *x.shape[axis + 1 :])
+        return Stored(x.tensor, shape, strides, x.offset + int(places[0]) * x.strides[axis])
     return take(x, {axis: places}, 0, label, state)
 
 
@@ -78,10 +86,10 @@ def expanded(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Mo
     lead = len(shape) - len(x.shape)
     if lead < 0 or any(a not in (1, n) for a, n in zip(x.shape, shape[lead:], strict=True)):
         raise Unsupported(f"'{label}' expands {x.shape} to {shape}")
+    if max(shape, default=1) > _LONGEST:
+        raise Unsupported(f"'{label}' expands to {shape}, which is more than there can be")
     if isinstance(x, Stored):
-        strides = zip(x.shape, x.strides, strict=True)
-        repeated = (*(0,) * lead, *(0 if n == 1 else s for n, s in strides))
-        return Stored(x.tensor, shape, repeated, x.offset)
+        return broadcast(x, shape)
     wide = reshape(x, (1,) * lead + x.shape, label, state)
     assert not isinstance(wide, Stored)
     view = wide.view
@@ -92,12 +100,14 @@ def expanded(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Mo
 
 
 def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x, label = movable(read[0], state), str(node.name)
     pads, value, axes = (*read[1:], None, None, None)[:3]
-    rank, mode = len(x.shape), attribute(node, "mode", "constant")
     amounts = known(pads, node).array.reshape(-1).tolist()
+    if read[0] is not None and not any(amounts):
+        return read[0]
+    x, label = movable(read[0], state), str(node.name)
+    rank, mode = len(x.shape), attribute(node, "mode", "constant")
     which = range(rank) if axes is None else known(axes, node).array.reshape(-1).tolist()
-    fill = 0.0 if value is None or mode != "constant" else float(known(value, node).real.item())
+    fill = 0 if value is None or mode != "constant" else known(value, node).real.item()
     if fill and not isinstance(x, Stored):
         x = realize(x, state)
     indices = {}
@@ -146,28 +156,8 @@ def _space_to_depth(node: ir.Node, read: list[Value | None], state: State) -> Va
     return reshape(moved, (n, c * b * b, h // b, w // b), label, state)
 
 
-def _gather_nd(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    """Any values, each at a place that is known: GatherElements and GatherND."""
-    x, label = movable(read[0], state), str(node.name)
-    index = known(read[1], node).array.astype(np.int64)
-    every = np.arange(prod(x.shape)).reshape(x.shape)
-    if node.op_type == "GatherElements":
-        axis = attribute(node, "axis", 0) % len(x.shape)
-        places = np.take_along_axis(every, index % x.shape[axis], axis)
-        shape = index.shape
-    else:
-        if attribute(node, "batch_dims", 0):
-            raise Unsupported(f"operator '{node.name}' gathers by batch")
-        places = every[tuple(np.moveaxis(index, -1, 0))]
-        shape = places.shape
-    flat = reshape(x, (prod(x.shape),), label, state)
-    return reshape(taken(flat, 0, places.reshape(-1), label, state), shape, label, state)
-
-
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "DepthToSpace"): _depth_to_space,
-    ("", "GatherElements"): _gather_nd,
-    ("", "GatherND"): _gather_nd,
     ("", "Pad"): _pad,
     ("", "SpaceToDepth"): _space_to_depth,
     ("", "Tile"): _tile,

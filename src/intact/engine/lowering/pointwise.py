@@ -15,6 +15,9 @@ from intact.core.arithmetic import FUNCTIONS
 from intact.engine.finish import realize
 from intact.engine.lowering.channels import integers
 from intact.engine.lowering.common import Lowering, attribute, describe, known, table_of
+from intact.engine.lowering.elementwise import apply, arithmetic, choose, is_whole
+from intact.engine.lowering.lookup import scaled
+from intact.engine.lowering.masks import forbidden, masked
 from intact.engine.lowering.moves import expanded
 from intact.engine.program import Tensor, Unsupported, new_tensor
 from intact.engine.state import State
@@ -23,6 +26,7 @@ from intact.engine.values import (
     Constant,
     Dequantized,
     Function,
+    Grouped,
     NotANumber,
     Probabilities,
     Product,
@@ -131,12 +135,14 @@ def _ends(op_type: str, arguments: dict[str, float]) -> tuple[float, float]:
 
 def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
+    if is_whole(a) or is_whole(b):
+        return arithmetic(node, read, state)
     found = integers(node, a, b, state)
     if found is not None:
         return found
     for x, y in ((a, b), (b, a)):
-        if isinstance(x, Scores):
-            return _masked(node, x, y, state)
+        if isinstance(x, (Scores, Grouped)):
+            return masked(node, x, y, state)
         if isinstance(x, Spread) and isinstance(y, Constant) and _takes_shift(x.product, x, y):
             shift = np.broadcast_to(y.real.astype(np.float32).reshape(-1), (x.shape[1],))
             return replace(x, product=replace(x.product, shift=x.columns(shift)))
@@ -153,6 +159,8 @@ def _add(node: ir.Node, read: list[Value | None], state: State) -> Value:
 
 def _sub(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
+    if is_whole(a) or is_whole(b):
+        return arithmetic(node, read, state)
     found = integers(node, a, b, state)
     if found is not None:
         return found
@@ -172,24 +180,13 @@ def _takes_shift(product: Product, x: Product | Spread, y: Constant) -> bool:
     )
 
 
-def _masked(node: ir.Node, scores: Scores, mask: Value | None, state: State) -> Value:
-    if scores.mask is not None or not isinstance(mask, (Stored, Constant)):
-        raise Unsupported(f"operator '{node.name}' adds {describe(mask)} to scores")
-    stored = realize(mask, state)
-    rank = len(scores.shape)
-    shape = (1,) * (rank - len(stored.shape)) + stored.shape
-    strides = (0,) * (rank - len(stored.shape)) + stored.strides
-    if shape[-1] != scores.shape[-1] or strides[-1] != 1:
-        raise Unsupported(f"operator '{node.name}' adds a mask that repeats along the keys")
-    if any(n not in (1, m) for n, m in zip(shape, scores.shape, strict=True)):
-        raise Unsupported(f"operator '{node.name}' adds a mask of another shape")
-    wide = tuple(0 if n == 1 else s for n, s in zip(shape[:-1], strides[:-1], strict=True))
-    view = Stored(stored.tensor, scores.shape, (*wide, 1), stored.offset)
-    return replace(scores, mask=view)
-
-
 def _mul(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    if is_whole(read[0]) or is_whole(read[1]):
+        return arithmetic(node, read, state)
     for a, b in (read, read[::-1]):
+        looked = scaled(node, a, b)
+        if looked is not None:
+            return looked
         if isinstance(a, Product) and isinstance(b, Product) and a.weights is b.weights:
             # The only product that is read twice unfinished; see `is_swish`.
             return replace(a, function=("Swish", 0.0, 0.0))
@@ -219,18 +216,21 @@ def _div(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
     if isinstance(a, Scores) and a.mask is None and isinstance(b, Constant) and b.array.size == 1:
         return replace(a, factor=a.factor / float(b.real.reshape(())))
+    if is_whole(a) or is_whole(b):
+        raise Unsupported(f"operator '{node.name}' divides whole numbers")
     found = integers(node, a, b, state)
     return found if found is not None else Stored.of(_binary(node, a, b, "Div", state))
 
 
 def _pow(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x, exponent = read[0], known(read[1], node).real
-    if exponent.size != 1:
-        raise Unsupported(f"operator '{node.name}' raises to more than one power")
-    found = integers(node, x, read[1], state)
+    x, exponent = read
+    if not isinstance(exponent, Constant) or exponent.array.size != 1:
+        pair = (realize(x, state), realize(exponent, state))
+        return apply("Pow:float32", pair, "float32", str(node.name), state)
+    found = integers(node, x, exponent, state)
     if found is not None:
         return found
-    return _map("Pow", float(exponent.reshape(())), x, str(node.name), state)
+    return _map("Pow", float(exponent.real.reshape(())), x, str(node.name), state)
 
 
 def _same(a: Value | None, b: Value) -> bool:
@@ -348,7 +348,9 @@ def _where(node: ir.Node, read: list[Value | None], state: State) -> Value:
         and isinstance(no, Probabilities)
     ):
         return replace(no, empty_is_zero=True)
-    raise Unsupported(f"operator '{node.name}' chooses by {describe(condition)}")
+    if isinstance(yes, (Scores, Grouped)) or isinstance(no, (Scores, Grouped)):
+        return forbidden(node, read, state)
+    return choose(node, read, state)
 
 
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {

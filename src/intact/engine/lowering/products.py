@@ -8,15 +8,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.core.arithmetic.windows import ceil_extension
+from intact.core.native import native
 from intact.engine.finish import quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
+from intact.engine.lowering.lookup import dequantized
 from intact.engine.lowering.volumes import for_slices, padded_in_depth, unrolled
-from intact.engine.program import Tensor, Unsupported, Windows, new_tensor
+from intact.engine.program import Tensor, Unfinished, Unsupported, Windows, new_tensor
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
     Dequantized,
     Function,
+    Looked,
     Mean,
     Product,
     Seen,
@@ -62,7 +65,11 @@ def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> V
     to = quantization(node, scale, point)
     if isinstance(x, Seen) and x.quantization == to:
         return x
-    return Dequantized(quantize(x, to, _wants_images(node, x), str(node.name), state), to)
+    try:
+        tensor = quantize(x, to, _wants_images(node, x), str(node.name), state)
+    except Unsupported as error:
+        raise Unfinished(str(error)) from None
+    return Dequantized(tensor, to)
 
 
 def _wants_images(node: ir.Node, x: Value) -> bool:
@@ -90,6 +97,8 @@ def _dequantize_linear(node: ir.Node, read: list[Value | None], state: State) ->
         if scales.ndim > 1 or (scales.ndim and scales.size != x.array.shape[axis or 0]):
             raise Unsupported(f"operator '{node.name}' has scales that do not fit its axis")
         return Constant(x.array, scales, points, axis)
+    if isinstance(x, Looked):
+        return dequantized(node, x, scale, point)
     if not isinstance(x, (Dequantized, Seen)) or (
         quantization(node, scale, point) != x.quantization
     ):
@@ -107,7 +116,9 @@ def weights_of(
     middle = 128 if constant.array.dtype == np.uint8 else 0
     if constant.zero_point is not None and (constant.zero_point != middle).any():
         raise Unsupported(f"operator '{node.name}' has weights that are not symmetric")
-    integers = (constant.array.astype(np.int16) - middle).astype(np.int8)
+    integers = constant.array
+    if middle:
+        integers = (integers.astype(np.int16) - middle).astype(np.int8)
     return integers, constant.scale, constant.axis
 
 
@@ -220,8 +231,8 @@ def _packed(
         weights = weights.swapaxes(1, 2).reshape(m, kernel[0] * per_group, *kernel[1:])
         per_group *= kernel[0]
     shaped = weights.reshape(group, m // group, per_group, -1)
-    packed = np.ascontiguousarray(shaped.transpose(0, 3, 2, 1)).reshape(group, -1, m // group)
-    return packed, tuple(kernel)
+    assert native is not None
+    return native.reordered(np.ascontiguousarray(shaped)), tuple(kernel)
 
 
 def name_of(node: ir.Node, index: int) -> str:

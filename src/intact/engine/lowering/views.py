@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from intact.engine.arrange import join
-from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
+from intact.engine.lowering.elementwise import stored
+from intact.engine.lowering.masks import grouped
 from intact.engine.lowering.moves import (
     expanded,
     movable,
@@ -20,7 +21,7 @@ from intact.engine.lowering.moves import (
 )
 from intact.engine.program import Unsupported
 from intact.engine.state import State
-from intact.engine.values import Dequantized, Joined, Scaled, Seen, Stored, Value
+from intact.engine.values import Dequantized, Grouped, Joined, Scaled, Scores, Seen, Stored, Value
 
 __all__ = ["LOWERINGS"]
 
@@ -33,6 +34,8 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if shape == x.shape:
         return x
     label = str(node.name)
+    if isinstance(x, (Scores, Grouped)):
+        return grouped(node, x, shape)
     if isinstance(x, Scaled):
         moved = reshape(x.x, shape, label, state)
         assert isinstance(moved, Stored)
@@ -61,6 +64,8 @@ def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, 
             axes = known(read[1], node).array.reshape(-1)
             wide = rank + axes.size
             new = {int(a) % wide for a in axes}
+            if len(new) != axes.size:
+                raise Unsupported(f"operator '{node.name}' adds an axis twice")
             old = iter(x.shape)
             return tuple(1 if i in new else next(old) for i in range(wide))
     return x.shape
@@ -77,14 +82,6 @@ def _transpose(node: ir.Node, read: list[Value | None], state: State) -> Value:
     return replace(x, x=moved) if isinstance(x, Scaled) and isinstance(moved, Stored) else moved
 
 
-def _gather(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x, label = movable(read[0], state), str(node.name)
-    index = known(read[1], node).array
-    axis = attribute(node, "axis", 0) % len(x.shape)
-    rows = taken(x, axis, index.reshape(-1), label, state)
-    return reshape(rows, x.shape[:axis] + index.shape + x.shape[axis + 1 :], label, state)
-
-
 def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x, label = movable(read[0], state), str(node.name)
     starts, ends = (known(value, node).array.reshape(-1).tolist() for value in read[1:3])
@@ -99,7 +96,9 @@ def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
         reached = range(x.shape[axis % rank])[slice(start, end, step)]
         if not reached:
             raise Unsupported(f"operator '{node.name}' slices to nothing")
-        x = taken(x, axis % rank, np.asarray(reached), label, state)
+        x = taken(
+            x, axis % rank, np.arange(reached.start, reached.stop, reached.step), label, state
+        )
     return x
 
 
@@ -124,7 +123,7 @@ def _concat(node: ir.Node, read: list[Value | None], state: State) -> Value:
     integers = [x for x in read if isinstance(x, (Dequantized, Seen))]
     if len(integers) == len(read):
         return Joined(str(node.name), tuple(integers), axis)
-    return join([realize(x, state) for x in read], axis, str(node.name), state)
+    return join([stored(x, state) for x in read], axis, str(node.name), state)
 
 
 def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
@@ -136,19 +135,9 @@ def _expand(node: ir.Node, read: list[Value | None], state: State) -> Value:
     return expanded(x, full, str(node.name), state)
 
 
-def _pad(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    """By nothing, as converters of TensorFlow's models leave it behind."""
-    pads = attribute(node, "pads", ()) if len(read) < 2 else known(read[1], node).array
-    if read[0] is None or np.any(pads):
-        raise Unsupported(f"operator '{node.name}' pads floats")
-    return read[0]
-
-
 LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Concat"): _concat,
     ("", "Expand"): _expand,
-    ("", "Gather"): _gather,
-    ("", "Pad"): _pad,
     ("", "Slice"): _slice,
     ("", "Split"): _split,
     ("", "Transpose"): _transpose,
