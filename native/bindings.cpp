@@ -402,16 +402,18 @@ NB_MODULE(_native, m) {
       .def("attention", [](Program& p, const std::string& label, const Strided& q, const Strided& k,
                            const Strided& v, const std::optional<Strided>& mask, const Strided& y,
                            const std::array<std::size_t, 6>& sizes, float scale,
-                           bool empty_is_zero, std::size_t masks) {
+                           bool empty_is_zero, std::size_t masks,
+                           const std::optional<QuantizedPlace>& quantized) {
         target(std::get<0>(y));
         std::optional<View> masked;
         if (mask) masked = view(*mask);
         const auto& [batch, heads, queries, keys, width, v_width] = sizes;
         p.add(make_attention(p, view(q), view(k), view(v), masked, view(y), batch, heads, queries,
-                             keys, width, v_width, scale, empty_is_zero, masks), label);
+                             keys, width, v_width, scale, empty_is_zero, masks,
+                             quantized_of(quantized, std::nullopt)), label);
       }, nb::arg("label"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask").none(),
          nb::arg("y"), nb::arg("sizes"), nb::arg("scale"), nb::arg("empty_is_zero"),
-         nb::arg("masks"));
+         nb::arg("masks"), nb::arg("quantized").none());
   bind_images(program);
   bind_small(m, program);
 }

@@ -169,7 +169,7 @@ std::unique_ptr<Step> make_attention(const Program& program, const View& q, cons
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
                                      std::size_t v_width, float scale, bool empty_is_zero,
-                                     std::size_t masks);
+                                     std::size_t masks, std::optional<Quantized> quantized);
 // y = operator(x...) of float32 and int64, value by value; `name` ends in the operands' type, as in
 // "Add:int64".
 std::unique_ptr<Step> make_elementwise(const Program& program, const std::string& name,

@@ -13,9 +13,10 @@ class AttentionStep final : public Step {
   AttentionStep(const Program& program, const View& q, const View& k, const View& v,
                 const std::optional<View>& mask, const View& y, std::size_t batch,
                 std::size_t heads, std::size_t queries, std::size_t keys, std::size_t width,
-                std::size_t v_width, float scale, bool empty_is_zero, std::size_t masks)
+                std::size_t v_width, float scale, bool empty_is_zero, std::size_t masks,
+                std::optional<Quantized> quantized)
       : q_(q), k_(k), v_(v), y_(y), mask_(mask), batch_(batch), heads_(heads), masks_(masks),
-        kernels_(program.engine().kernels()) {
+        quantized_(quantized), kernels_(program.engine().kernels()) {
     check(program, q, batch, queries, width);
     check(program, k, batch, keys, width);
     check(program, v, batch, keys, v_width);
@@ -34,6 +35,12 @@ class AttentionStep final : public Step {
     a_.y_stride = y.strides[2];
     a_.mask_stride = mask ? mask->strides[2] : 0;
     times(times(queries, keys), times(width, v_width));
+    if (quantized_) {
+      program.check(quantized_->y);
+      require(quantized_->y.bytes >= y.region.bytes / sizeof(float), "a tensor is too small");
+      require(quantized_->zero_point >= 0 && quantized_->zero_point <= 255 && !quantized_->rows,
+              "attention quantizes with one zero point, a uint8");
+    }
   }
 
   std::size_t scratch() const override { return times(kernels_.attention_scratch(a_), sizeof(float)); }
@@ -53,6 +60,12 @@ class AttentionStep final : public Step {
       a.mask = mask_ ? at(*mask_, b % masks_) : nullptr;
       kernels_.begin();
       kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
+      if (!quantized_) return;
+      auto* q = context.at<std::uint8_t>(quantized_->y) + (a.y - context.at<float>(y_.region));
+      for (std::size_t r = 0; r < a.queries; ++r) {
+        kernels_.quantize(a.y + r * a.y_stride, a.v_width, quantized_->scale, quantized_->zero_point,
+                          q + r * a.y_stride);
+      }
     });
   }
 
@@ -66,6 +79,7 @@ class AttentionStep final : public Step {
   View q_, k_, v_, y_;
   std::optional<View> mask_;
   std::size_t batch_, heads_, masks_;
+  std::optional<Quantized> quantized_;
   Attention a_{};
   const Kernels& kernels_;
 };
@@ -77,9 +91,9 @@ std::unique_ptr<Step> make_attention(const Program& program, const View& q, cons
                                      const View& y, std::size_t batch, std::size_t heads,
                                      std::size_t queries, std::size_t keys, std::size_t width,
                                      std::size_t v_width, float scale, bool empty_is_zero,
-                                     std::size_t masks) {
+                                     std::size_t masks, std::optional<Quantized> quantized) {
   return std::make_unique<AttentionStep>(program, q, k, v, mask, y, batch, heads, queries, keys,
-                                         width, v_width, scale, empty_is_zero, masks);
+                                         width, v_width, scale, empty_is_zero, masks, quantized);
 }
 
 }  // namespace intact

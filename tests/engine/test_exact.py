@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from intact.core import arithmetic
 from intact.core.arithmetic import FUNCTIONS
-from intact.core.qparams import dequantize, quantize
+from intact.core.qparams import QParams, dequantize, quantize
 from intact.engine.compile import Model
 from tests.engine.build import (
     Graph,
@@ -352,3 +352,26 @@ def test_ranges_that_producers_find(isa: str, kind: str, function: str) -> None:
     assert all(i.parameters["extremes"] for i in rest)
     found = [i for i in instructions if i.parameters.get("found")]
     assert len(found) == (kind == "twice")
+
+
+@each_isa
+def test_attention_quantizes_what_it_writes(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 3, 37, 24)).astype(np.float32) for _ in range(3))
+    w, w_q = weight(rng, (72, 5), 1)
+    graph = Graph()
+    names = [graph.input(name, array) for name, array in (("q", q), ("k", k), ("v", v))]
+    graph.node("Transpose", [names[1]], "kt", perm=[0, 1, 3, 2])
+    p = graph.node("Softmax", [graph.node("MatMul", ["q", "kt"], "scores")], "p", axis=-1)
+    graph.node("Transpose", [graph.node("MatMul", [p, "v"], "a")], "t", perm=[0, 2, 1, 3])
+    graph.node("Reshape", ["t", graph.constant("shape", np.array([2, 37, 72]))], "y")
+    x_q = QParams(np.float32(0.02), np.int32(117), "uint8")
+    graph.quantized("y", x_q)
+    graph.node("MatMul", ["y_dq", graph.weight("w", w, w_q)], "z")
+    floats, found = graph.run(["y", "z"], isa)
+    integers = quantize(floats, x_q)
+    expected = dequantize(integers, x_q).astype(np.float64) @ dequantize(w, w_q)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    model = Model(graph.proto(["z"]), 2, None, isa)  # type: ignore[arg-type]
+    kinds = [i.kind for i in model.executable(graph.inputs).instructions]
+    assert kinds == ["attention", "real_convolution"]

@@ -129,6 +129,8 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
                 arguments[key] = (place, *arguments.pop(f"{key}_view"))
             arguments["y"] = (written[0], *arguments.pop("y_view"))
             arguments["scale"] = arguments.pop("factor")
+            if arguments["quantized"] is not None:
+                arguments["quantized"] = (written[1], *arguments["quantized"])
         case "elementwise":
             views = zip(places, arguments.pop("x_views"), strict=True)
             arguments["x"] = [(place, *view) for place, view in views]

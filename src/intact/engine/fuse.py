@@ -5,7 +5,8 @@ Rules, in order:
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
-3. Quantizing what a LayerNormalization wrote, row by row or not, becomes its second output.
+3. Quantizing what attention or (row by row, too) a LayerNormalization wrote becomes its second
+   output.
 4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
    their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
    write and read, it quantizes too.
@@ -22,6 +23,7 @@ __all__ = ["fuse"]
 _PRODUCTS: Final = ("convolution", "depthwise")
 
 
+_QUANTIZING: Final = ("attention", "layer_norm")
 # Products of so few values that a second pass costs less than floats beyond the L2 cache.
 _CHEAP_DEPTH: Final = 128
 _MANY_FLOATS: Final = 2**18
@@ -119,7 +121,7 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
         if kind not in ("quantize", "quantize_rows") or given["channels"] != 1:
             continue
         source = writers.get(instruction.inputs[0].storage, [])
-        if len(source) != 1 or program[source[0]].kind != "layer_norm":
+        if len(source) != 1 or program[source[0]].kind not in _QUANTIZING:
             continue
         producer = program[source[0]]
         whole = instruction.inputs[0].size == producer.output.size
@@ -127,7 +129,7 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
             continue
         if kind == "quantize":
             producer.parameters["quantized"] = (given["scale"], given["zero_point"])
-        elif given["rows"] == producer.parameters["rows"]:
+        elif given["rows"] == producer.parameters.get("rows"):
             producer.parameters["quantized"] = (1.0, 0)
         else:
             continue

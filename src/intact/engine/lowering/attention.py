@@ -71,7 +71,7 @@ def _attend(node: ir.Node, p: Probabilities, v: Stored, state: State) -> Value:
         inputs.append(mask.tensor)
         views["mask_view"] = (mask.offset, mask.strides)
     state.add(
-        "attention", str(node.name), y, inputs, factor=scores.factor,
+        "attention", str(node.name), y, inputs, factor=scores.factor, quantized=None,
         y_view=(0, (by_batch, by_head, by_query, 1)), empty_is_zero=p.empty_is_zero,
         sizes=(batch, heads, queries, keys, width, v_width),
         masks=1 if mask is None else mask.shape[0], **views,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from math import prod
-from typing import Final
+from typing import Final, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +21,17 @@ from intact.engine.lowering.moves import (
 )
 from intact.engine.program import Unsupported
 from intact.engine.state import State
-from intact.engine.values import Dequantized, Grouped, Joined, Scaled, Scores, Seen, Stored, Value
+from intact.engine.values import (
+    Dequantized,
+    Grouped,
+    Joined,
+    Product,
+    Scaled,
+    Scores,
+    Seen,
+    Stored,
+    Value,
+)
 
 __all__ = ["LOWERINGS"]
 
@@ -34,6 +44,8 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if shape == x.shape:
         return x
     label = str(node.name)
+    if _is_rows(x) and shape[-1:] == x.shape[-1:] and prod(shape) == prod(x.shape):
+        return replace(x, out_shape=shape)
     if isinstance(x, (Scores, Grouped)):
         return grouped(node, x, shape)
     if isinstance(x, Scaled):
@@ -41,6 +53,11 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
         assert isinstance(moved, Stored)
         return replace(x, x=moved)
     return reshape(movable(x, state), shape, label, state)
+
+
+def _is_rows(x: Value | None) -> TypeGuard[Product]:
+    """Whether x is an unfinished product whose rows may be counted in any shape."""
+    return isinstance(x, Product) and not x.images
 
 
 def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, ...]:
@@ -73,11 +90,15 @@ def _new_shape(node: ir.Node, x: Value, read: list[Value | None]) -> tuple[int, 
 
 def _transpose(node: ir.Node, read: list[Value | None], state: State) -> Value:
     x = read[0]
-    inner = x.x if isinstance(x, Scaled) else movable(x, state)
-    rank = len(inner.shape)
+    rank = 0 if x is None else len(x.shape)
     order = tuple(attribute(node, "perm", tuple(reversed(range(rank)))))
     if sorted(order) != list(range(rank)):
         raise Unsupported(f"operator '{node.name}' has a perm of another rank than its input")
+    if _is_rows(x) and order[-1] == rank - 1:
+        moving = [axis for axis in order if x.shape[axis] != 1]
+        if moving == sorted(moving):  # rows stay in their order
+            return replace(x, out_shape=tuple(x.shape[axis] for axis in order))
+    inner = x.x if isinstance(x, Scaled) else movable(x, state)
     moved = transpose(inner, order)
     return replace(x, x=moved) if isinstance(x, Scaled) and isinstance(moved, Stored) else moved
 
