@@ -6,7 +6,8 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kMostLineBytes = 64;  // of one piece of few channels
+constexpr std::size_t kMostPieceBytes = 64;  // of few channels
+constexpr std::size_t kTallestKernel = 32;   // whose lines are copied that way
 
 std::size_t up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -40,10 +41,11 @@ Reading reading_of(const Kernels& kernels, const Kernel& kernel, std::size_t gro
   if (channels % kernels.k_step == 0) return {Order::kTaps, channels, pixels, channels};
   const std::size_t stride = kernel.stride_h;
   const bool plain = groups == 1 && kernel.stride_w == stride && kernel.dilation_h == 1 &&
-                     kernel.dilation_w == 1 && stride <= kernel.h && stride <= kernel.w;
-  if (!plain || times(stride, times(stride, channels)) > kMostLineBytes) return gathered;
+                     kernel.dilation_w == 1 && stride <= kernel.h && stride <= kernel.w &&
+                     kernel.h <= kTallestKernel;
+  if (!plain || times(stride, times(stride, channels)) > kMostPieceBytes) return gathered;
   const std::size_t bytes = up(kernel.w, stride) * stride * stride * channels;
-  if (bytes > kMostLineBytes) return gathered;
+  if (bytes > kMostPieceBytes) return gathered;
   return {Order::kLines, channels, up(kernel.h, stride), round_up(bytes, kernels.k_step)};
 }
 

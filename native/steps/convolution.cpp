@@ -21,6 +21,7 @@ constexpr std::size_t kJobsPerThread = 4;
 constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
 constexpr std::size_t kMostBlockRows = 96;
 constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
+constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
 class Convolution final : public Step {
  public:
@@ -66,7 +67,7 @@ class Convolution final : public Step {
                 .dilation_w = w_.dilation_w, .channels = group_channels_};
     const bool moves = w_.stride_h != 1 || w_.stride_w != 1 || w_.pad_top != 0 || w_.pad_left != 0;
     direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
-    sliding_ = weights_->reading.order != Order::kGathered;
+    sliding_ = slides();
     padded_k_ = weights_->reading.taps * weights_->reading.k;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
@@ -159,6 +160,13 @@ class Convolution final : public Step {
     if (out_.real) padded(out_.real->shift);
   }
 
+  // Windows that reach far (large dilations) are gathered: the weights of kTaps lie the same way.
+  bool slides() const {
+    const Reading& reading = weights_->reading;
+    if (reading.order != Order::kTaps) return reading.order == Order::kLines;
+    return Lines(w_, reading, 1).bytes() <= kMostLineBytes;
+  }
+
   bool many_weights() const { return weights_->group_bytes > kManyWeights; }
   std::size_t wanted_jobs() const { return threads_ == 1 ? 1 : threads_ * kJobsPerThread; }
 
@@ -194,7 +202,8 @@ class Convolution final : public Step {
     const auto products = [&](std::size_t lines) {
       return (Lines(w_, weights_->reading, lines).rows(lines) + k_.rows - 1) / k_.rows;
     };
-    const bool share = threads_ > 1 && many_weights() && products(w_.out_height) * w_.images < 4 * wanted_jobs();
+    const bool share = threads_ > 1 && many_weights() &&
+                       products(w_.out_height) * w_.images < 4 * wanted_jobs();
     std::size_t least = SIZE_MAX;
     block_lines_ = 1;
     for (std::size_t lines = 1; lines <= w_.out_height; ++lines) {

@@ -375,3 +375,16 @@ def test_attention_quantizes_what_it_writes(isa: str) -> None:
     model = Model(graph.proto(["z"]), 2, None, isa)  # type: ignore[arg-type]
     kinds = [i.kind for i in model.executable(graph.inputs).instructions]
     assert kinds == ["attention", "real_convolution"]
+
+
+@each_isa
+def test_conv_whose_windows_reach_far(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    x_q, x = activation(rng, (1, 64, 3, 5))
+    w_q, w = weight(rng, (7, 64, 2, 2), 0)
+    reach = {"pads": [0, 0, 2000, 2000], "dilations": [2000, 2000]}
+    y = output(arithmetic.conv(x_q, x, w_q, w, **reach))
+    graph = Graph()
+    graph.node("Conv", [graph.activation("x", x_q, x), graph.weight("w", w_q, w)], "c", **reach)
+    expected = dequantize(arithmetic.conv(x_q, x, w_q, w, None, y, **reach), y)
+    assert_same(graph.run([graph.quantized("c", y)], isa)[0], expected)
