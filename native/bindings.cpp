@@ -14,9 +14,6 @@
 namespace nb = nanobind;
 using namespace intact;
 
-void bind_images(nb::class_<Program>& program);  // bindings_images.cpp
-void bind_small(nb::module_& m, nb::class_<Program>& program);  // bindings_small.cpp
-
 namespace {
 
 using Counts = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>>;

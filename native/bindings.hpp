@@ -66,5 +66,9 @@ std::vector<T> vector(const std::optional<Row<T>>& row) {
 
 // Recurrent networks; see bindings_recurrent.cpp.
 void bind_recurrent(nanobind::module_& m, nanobind::class_<Program>& program);
+// What moves, mixes and scales images; see bindings_images.cpp.
+void bind_images(nanobind::class_<Program>& program);
+// Ids and masks; see bindings_small.cpp.
+void bind_small(nanobind::module_& m, nanobind::class_<Program>& program);
 
 }  // namespace intact

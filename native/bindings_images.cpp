@@ -1,12 +1,6 @@
 // The steps that move, mix and scale images, as methods of Program.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <optional>
@@ -14,41 +8,17 @@
 #include <tuple>
 #include <vector>
 
-#include "program.hpp"
-#include "steps/steps.hpp"
+#include "bindings.hpp"
 
 namespace nb = nanobind;
 using namespace intact;
 
-void bind_images(nb::class_<Program>& program);
-
 namespace {
 
-template <class T>
-using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-// As in bindings.cpp: (space, offset or index, bytes).
-using Place = std::tuple<int, std::size_t, std::size_t>;
 // scale, zero point
 using Scale = std::tuple<float, std::int32_t>;
 // of each value `count` indices and weights
 using TapArrays = std::tuple<std::size_t, Row<std::int64_t>, Row<float>>;
-
-Region region(const Place& place) {
-  const auto& [space, offset, bytes] = place;
-  require(space >= 0 && space <= 2, "a tensor lies in no known space");
-  return {static_cast<Space>(space), offset, bytes};
-}
-
-Region target(const Place& place) {
-  const Region result = region(place);
-  require(result.space != Space::kInput, "a step would write to an input");
-  return result;
-}
-
-template <class T>
-std::vector<T> vector(const Row<T>& row) {
-  return {row.data(), row.data() + row.size()};
-}
 
 Taps taps_of(const TapArrays& arrays) {
   const auto& [count, index, weight] = arrays;
@@ -62,7 +32,7 @@ std::optional<Scaled> scaled(const std::optional<Scale>& scale) {
 
 }  // namespace
 
-void bind_images(nb::class_<Program>& program) {
+void intact::bind_images(nb::class_<Program>& program) {
   program
       .def("move", [](Program& p, const std::string& label, const Place& x, const Place& y,
                       std::size_t x_offset, std::size_t y_offset,

@@ -1,12 +1,6 @@
 // The steps for ids and masks, as methods of Program.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <initializer_list>
@@ -16,13 +10,10 @@
 #include <tuple>
 #include <vector>
 
-#include "program.hpp"
-#include "steps/steps.hpp"
+#include "bindings.hpp"
 
 namespace nb = nanobind;
 using namespace intact;
-
-void bind_small(nb::module_& m, nb::class_<Program>& program);
 
 namespace {
 
@@ -65,24 +56,10 @@ Reordered reordered(const Stored& weights) {
 }
 
 // As in bindings.cpp: (space, offset or index, bytes); and (place, offset, strides).
-using Place = std::tuple<int, std::size_t, std::size_t>;
-using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
-
-Region region(const Place& place) {
-  const auto& [space, offset, bytes] = place;
-  require(space >= 0 && space <= 2, "a tensor lies in no known space");
-  return {static_cast<Space>(space), offset, bytes};
-}
-
-Region target(const Place& place) {
-  const Region result = region(place);
-  require(result.space != Space::kInput, "a step would write to an input");
-  return result;
-}
 
 }  // namespace
 
-void bind_small(nb::module_& m, nb::class_<Program>& program) {
+void intact::bind_small(nb::module_& m, nb::class_<Program>& program) {
   m.def("column_sums", &column_sums_of, nb::arg("weights"), "The sums of weights [groups, K, N] over K.");
   m.def("reordered", &reordered, nb::arg("weights"),
         "Weights [groups, N, channels, taps] as [groups, taps * channels, N].");

@@ -1,8 +1,7 @@
 #pragma once
 
 // Attention of one head with AMX's products of bfloat16. Each float32 is the sum of two bfloat16, and
-// of their four products the three larger ones are added: relative errors
-// stay below 2**-16.
+// of their four products the three larger ones are added: relative errors stay near 2**-16.
 
 #include <immintrin.h>
 
