@@ -104,15 +104,27 @@ namespace {
 std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
 }  // namespace
 
+std::size_t panels_of(const Kernels& kernels, std::size_t n) {
+  return (n + kernels.columns - 1) / kernels.columns;
+}
+
+Panel panel_of(const Kernels& kernels, std::size_t n, std::size_t panel) {
+  const std::size_t steps = (n + kernels.column_step - 1) / kernels.column_step;
+  const std::size_t panels = panels_of(kernels, n);
+  const std::size_t first = panel * steps / panels, last = (panel + 1) * steps / panels;
+  return {first * kernels.column_step, (last - first) * kernels.column_step};
+}
+
 std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n) {
-  return round_up(k, kernels.k_step) * round_up(n, kernels.columns);
+  return round_up(k, kernels.k_step) * round_up(n, kernels.column_step);
 }
 
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed) {
-  const std::size_t padded = round_up(k, kernels.k_step), columns = kernels.columns;
-  const std::vector<std::int8_t> zeros(columns);
-  for (std::size_t first = 0; first < n; first += columns) {
+  const std::size_t padded = round_up(k, kernels.k_step);
+  const std::vector<std::int8_t> zeros(kernels.columns);
+  for (std::size_t p = 0; p < panels_of(kernels, n); ++p) {
+    const auto [first, columns] = panel_of(kernels, n, p);
     const std::size_t count = std::min(columns, n - first);
     std::int8_t* panel = packed + first * padded;
     for (std::size_t i = 0; i < padded; i += 4) {

@@ -20,15 +20,19 @@ struct Beside {
   }
 };
 
-// sums[rows][columns] = a[rows][taps * k] * panel, for `count` <= rows rows. A row of `a` is `taps`
-// pieces of k values, piece t at a + row * stride + offsets[t]; k is a multiple of k_step. All parts of
-// `beside` are run meanwhile or before. `next`: weights that will be read soon, for prefetching.
+// sums[count][columns] = a[count][taps * k] * panel. A row of `a` is `taps` pieces of k values, piece t
+// at a + row * stride + offsets[t], or, with `starts`, at a + starts[row] + offsets[t]; k is a multiple
+// of k_step. All parts of `beside` are run meanwhile or before. `next`: weights that will be read soon,
+// for prefetching.
 struct Multiplication {
   const std::uint8_t* a;
-  std::size_t stride, count;
+  std::size_t stride;
+  const std::uint32_t* starts;
+  std::size_t count;
   const std::size_t* offsets;
   std::size_t taps, k;
   const std::int8_t* panel;
+  std::size_t columns;  // of the panel
   std::int32_t* sums;
   Beside beside;
   const std::int8_t* next = nullptr;
@@ -89,6 +93,16 @@ struct Sum {
   std::int32_t a_zero_point, b_zero_point;
   float low, high;
   std::int32_t zero_point;
+};
+
+// What a product becomes as uint8: y[count][width] in rows of `stride`. With `other`, which has such
+// rows too, `sum` is added, and there is no table; sum.a_zero_point is requantize.zero_point.
+struct Bytes {
+  Requantize requantize;
+  Sum sum;
+  const std::uint8_t* other;
+  std::uint8_t* y;
+  std::size_t width, stride;
 };
 
 // From exact sums to floats, and what becomes of those before they leave the registers, in this order:
@@ -155,8 +169,9 @@ struct Depthwise {
 // One row of the table of kernels: what an instruction set brings. Strides are in elements.
 struct Kernels {
   const char* name;
-  std::size_t rows;     // of one block of `gemm`
-  std::size_t columns;  // of one block of `gemm`, and of one panel of packed weights
+  std::size_t rows;     // of one block of `gemm`, at most
+  std::size_t columns;  // of one panel of packed weights, at most
+  std::size_t column_step;  // a panel has a multiple of this
   std::size_t k_step;   // K is padded with zero weights to a multiple of this
   std::size_t lanes;    // bytes of one vector; channels of one step of `depthwise`
   std::size_t half_lanes;  // of a last step of no more channels than that
@@ -164,6 +179,11 @@ struct Kernels {
   // Readies the calling thread for `gemm`.
   void (*begin)();
   void (*gemm)(const Multiplication& m);
+  // The rows that it multiplies at a time by a panel of `columns`.
+  std::size_t (*block_rows)(std::size_t columns);
+  // Products of any number of rows that are finished in registers, m.beside and m.sums aside; or null
+  // where sums are better finished beside the next product, which then knows no `starts`.
+  void (*product)(const Multiplication& m, const Bytes& b);
   // `count` windows as [kernel_h][kernel_w][channels] each, `stride` apart; the first at (top, left),
   // each `step` columns further; `zero` where one lies outside the image. Reads and writes up to
   // kSlack - 1 bytes more.
@@ -172,17 +192,18 @@ struct Kernels {
                  std::uint8_t* to, std::size_t stride);
   // y[3 i + c] = x[c][i]: three planes side by side.
   void (*interleave3)(const std::uint8_t* const (&x)[3], std::size_t size, std::uint8_t* y);
-  // y[count][columns] from sums[count][kernels.columns]; `columns` <= kernels.columns.
-  void (*requantize)(const std::int32_t* sums, std::size_t count, std::size_t columns,
+  // y[count][columns] from sums[count][panel]; `columns` <= panel, which is a panel's columns.
+  void (*requantize)(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                      const Requantize& r, std::uint8_t* y, std::size_t stride);
   // The same without a table, and `other` added, in rows of `stride` too. s.a_zero_point is r.zero_point.
-  void (*requantize_add)(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                         const Requantize& r, const Sum& s, const std::uint8_t* other,
+  void (*requantize_add)(const std::int32_t* sums, std::size_t panel, std::size_t count,
+                         std::size_t columns, const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
-  // The least and the greatest sum of each column: y[2][kernels.columns], count > 0.
-  void (*bounds)(const std::int32_t* sums, std::size_t count, std::int32_t* y);
-  // As `f` says, from sums[count][kernels.columns].
-  void (*finish)(const std::int32_t* sums, std::size_t count, std::size_t columns, const Finish& f);
+  // The least and the greatest sum of each column: y[2][panel], count > 0.
+  void (*bounds)(const std::int32_t* sums, std::size_t panel, std::size_t count, std::int32_t* y);
+  // As `f` says, from sums[count][panel].
+  void (*finish)(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
+                 const Finish& f);
   // y[rows][columns] = table[y], in place.
   void (*lookup)(std::uint8_t* y, std::size_t rows, std::size_t columns, std::size_t stride,
                  const std::uint8_t* table);
@@ -251,7 +272,14 @@ const Kernels& select_kernels(const char* name);
 // The names that this CPU runs, best first.
 std::vector<const char*> available_kernels();
 
-// Weights w[k][n] as panels: [n / columns][k_padded / 4][columns][4].
+// Columns [first, first + columns) of packed weights, some of them padding.
+struct Panel {
+  std::size_t first, columns;
+};
+// The panels of n columns: as few as can be, and as even.
+std::size_t panels_of(const Kernels& kernels, std::size_t n);
+Panel panel_of(const Kernels& kernels, std::size_t n, std::size_t panel);
+// Weights w[k][n] as panels: [panel][k_padded / 4][columns][4].
 std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n);
 void pack(const Kernels& kernels, const std::int8_t* w, std::size_t k, std::size_t n,
           std::int8_t* packed);

@@ -20,11 +20,11 @@ Packed::Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups,
   for (std::size_t g = 0; g < groups; ++g) {
     const std::int8_t* of = w + g * k * n;
     std::size_t depth = k;
-    if (reading.order == Order::kLines) {
+    if (reading.order != Order::kGathered && reading.taps * reading.k != k) {
       depth = reading.taps * reading.k;
       ordered.assign(times(depth, n), 0);
       for (std::size_t i = 0; i < k; ++i) {
-        std::copy_n(of + i * n, n, &ordered[place_in_lines(kernel, reading, i) * n]);
+        std::copy_n(of + i * n, n, &ordered[place_of(kernel, reading, i) * n]);
       }
       of = ordered.data();
     }
@@ -67,8 +67,8 @@ double Engine::peak() {
   using Clock = std::chrono::steady_clock;
   const std::lock_guard lock(mutex_);
   const Kernels& k = kernels_;
-  const std::size_t sums = k.rows * k.columns * sizeof(std::int32_t);
-  reserve_scratch(sums + kDepth * (k.rows + k.columns));
+  const std::size_t rows = k.block_rows(k.columns), sums = rows * k.columns * sizeof(std::int32_t);
+  reserve_scratch(sums + kDepth * (rows + k.columns));
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t round = 0; round < kRounds; ++round) {
     const auto start = Clock::now();
@@ -76,15 +76,16 @@ double Engine::peak() {
       k.begin();
       std::uint8_t* memory = scratch(thread);
       const std::uint8_t* a = memory + sums;
-      const auto* panel = reinterpret_cast<const std::int8_t*>(a + kDepth * k.rows);
+      const auto* panel = reinterpret_cast<const std::int8_t*>(a + kDepth * rows);
       for (std::size_t call = 0; call < kCalls; ++call) {
-        k.gemm({.a = a, .stride = kDepth, .count = k.rows, .offsets = &kNoOffset, .taps = 1,
-                .k = kDepth, .panel = panel, .sums = reinterpret_cast<std::int32_t*>(memory), .beside = {}});
+        k.gemm({.a = a, .stride = kDepth, .starts = nullptr, .count = rows, .offsets = &kNoOffset,
+                .taps = 1, .k = kDepth, .panel = panel, .columns = k.columns,
+                .sums = reinterpret_cast<std::int32_t*>(memory), .beside = {}});
       }
     });
     least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
   }
-  const auto products = static_cast<double>(pool_.threads() * kCalls * kDepth * k.rows * k.columns);
+  const auto products = static_cast<double>(pool_.threads() * kCalls * kDepth * rows * k.columns);
   return products / least / 1e9;
 }
 

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::size_t kMostPieceBytes = 64;  // of few channels
 constexpr std::size_t kTallestKernel = 32;   // whose lines are copied that way
+constexpr std::size_t kSmallStep = 4;        // values of K that few zeros fill up
 
 std::size_t up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -38,6 +39,10 @@ Reading reading_of(const Kernels& kernels, const Kernel& kernel, std::size_t gro
   const std::size_t pixels = times(kernel.h, kernel.w), channels = k / pixels;
   const Reading gathered{Order::kGathered, channels, 1, round_up(k, kernels.k_step)};
   if (kernel.pointwise() || channels * pixels != k) return gathered;
+  // In small steps a line of the window is one piece, where its pixels are adjacent.
+  if (kernels.k_step <= kSmallStep && groups == 1 && kernel.dilation_w == 1) {
+    return {Order::kTaps, channels, kernel.h, round_up(kernel.w * channels, kernels.k_step)};
+  }
   if (channels % kernels.k_step == 0) return {Order::kTaps, channels, pixels, channels};
   const std::size_t stride = kernel.stride_h;
   const bool plain = groups == 1 && kernel.stride_w == stride && kernel.dilation_h == 1 &&
@@ -49,9 +54,13 @@ Reading reading_of(const Kernels& kernels, const Kernel& kernel, std::size_t gro
   return {Order::kLines, channels, up(kernel.h, stride), round_up(bytes, kernels.k_step)};
 }
 
-std::size_t place_in_lines(const Kernel& kernel, const Reading& reading, std::size_t i) {
-  const std::size_t stride = kernel.stride_h;
-  const std::size_t channels = reading.channels, c = i % channels;
+std::size_t place_of(const Kernel& kernel, const Reading& reading, std::size_t i) {
+  const std::size_t channels = reading.channels;
+  if (reading.order == Order::kTaps) {
+    const std::size_t values = kernel.h * kernel.w / reading.taps * channels;  // of a tap
+    return i / values * reading.k + i % values;
+  }
+  const std::size_t stride = kernel.stride_h, c = i % channels;
   const std::size_t x = i / channels % kernel.w, y = i / channels / kernel.w;
   const std::size_t within = ((x / stride * stride + y % stride) * stride + x % stride) * channels + c;
   return y / stride * reading.k + within;
@@ -76,11 +85,21 @@ Lines::Lines(const Windows& w, const Reading& reading, std::size_t out_lines)
     auto found = std::find(residues_.begin(), residues_.end(), residue);
     if (found == residues_.end()) found = residues_.insert(found, residue);
     const auto place = static_cast<std::size_t>(found - residues_.begin());
-    for (std::size_t x = 0; x < w.kernel_w; ++x) {
+    for (std::size_t x = 0; x < reading.taps / w.kernel_h; ++x) {
       offsets_.push_back(times(place * deepest_ + depth, line_bytes_) + x * w.dilation_w * w.channels);
     }
   }
   bytes_ = times(times(residues_.size(), deepest_), line_bytes_);
+}
+
+std::vector<std::uint32_t> Lines::starts() const {
+  std::vector<std::uint32_t> found;
+  for (std::size_t line = 0; line < out_lines_; ++line) {
+    for (std::size_t column = 0; column < w_.out_width; ++column) {
+      found.push_back(static_cast<std::uint32_t>((line * pitch_ + column) * step_));
+    }
+  }
+  return found;
 }
 
 void Lines::fill(const std::uint8_t* image, std::size_t first, std::size_t out_lines,

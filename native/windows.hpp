@@ -34,7 +34,7 @@ struct Windows {
 
 enum class Order {
   kGathered,  // whole windows, one after another
-  kTaps,      // the channels of one pixel of the window at a time
+  kTaps,      // the channels of one pixel of the window at a time, or of one line of it
   kLines      // all that a few lines of the window hold at a time: few channels
 };
 
@@ -45,8 +45,8 @@ struct Reading {
 };
 
 Reading reading_of(const Kernels& kernels, const Kernel& kernel, std::size_t groups, std::size_t k);
-// Where value `i` of a window [h][w][channels] lies in a row that is read by Order::kLines.
-std::size_t place_in_lines(const Kernel& kernel, const Reading& reading, std::size_t i);
+// Where value `i` of a window [h][w][channels] lies in a row that is read in that order.
+std::size_t place_of(const Kernel& kernel, const Reading& reading, std::size_t i);
 
 // A copy of some lines of an image, padded. The window of output (line, column) begins at
 // (line * pitch() + column) * step() of it, and piece t of that at offsets()[t] further.
@@ -60,11 +60,13 @@ class Lines {
   Lines(const Windows& w, const Reading& reading, std::size_t out_lines);
 
   const std::vector<std::size_t>& offsets() const { return offsets_; }
-  std::size_t pitch() const { return pitch_; }  // outputs from line to line; the last ones are waste
+  std::size_t pitch() const { return pitch_; }  // from line to line, in outputs: more than there are
   std::size_t step() const { return step_; }
   std::size_t bytes() const { return bytes_; }
-  // Outputs, wasted ones among them, that `lines` lines take.
+  // Windows a fixed distance apart that `lines` lines take, those between lines among them.
   std::size_t rows(std::size_t lines) const { return (lines - 1) * pitch_ + w_.out_width; }
+  // Where the windows of the outputs begin, in bytes.
+  std::vector<std::uint32_t> starts() const;
   // The lines for outputs from line `first` on.
   void fill(const std::uint8_t* image, std::size_t first, std::size_t out_lines, std::uint8_t zero,
             std::uint8_t* to) const;

@@ -84,7 +84,7 @@ void gemm_tiles(const intact::Multiplication& m) {
 // Rows beyond `count` are read too (scratch holds whole blocks), and their sums not used.
 void gemm_amx(const intact::Multiplication& m) {
   if (m.count <= kFewRows) {
-    gemm<Avx512, kFewRows, kColumns / Avx512::kInts>(m);
+    gemm<Avx512Vbmi>(m);
   } else if (m.count > kTileRows) {
     gemm_tiles<true>(m);
   } else {
@@ -93,11 +93,14 @@ void gemm_amx(const intact::Multiplication& m) {
 }
 
 constexpr intact::Kernels with_amx() {
-  intact::Kernels kernels = kernels_of<Avx512Vbmi, 6, 2>("amx");
+  intact::Kernels kernels = kernels_of<Avx512Vbmi>("amx");
   kernels.rows = kRows;
+  kernels.columns = kernels.column_step = kColumns;
   kernels.k_step = kTileBytes;
   kernels.begin = begin_amx;
   kernels.gemm = gemm_amx;
+  kernels.block_rows = [](std::size_t) { return kRows; };
+  kernels.product = nullptr;
   kernels.attention_scratch = attention_scratch_amx;
   kernels.attention = attention_amx;
   return kernels;

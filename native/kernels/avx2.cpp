@@ -2,5 +2,5 @@
 #include "table.hpp"
 
 namespace intact {
-extern const Kernels kAvx2 = kernels_of<Avx2, 4, 2>("avx2");
+extern const Kernels kAvx2 = kernels_of<Avx2>("avx2");
 }  // namespace intact

@@ -159,6 +159,11 @@ struct Avx2Base {
   static void store_high(void* p, B v, std::size_t n) {
     store_half(p, _mm256_extracti128_si256(v, 1), n);
   }
+  static void store_quarter(void* p, B v, std::size_t i, std::size_t n) {
+    const __m128i half = i < 2 ? _mm256_castsi256_si128(v) : _mm256_extracti128_si256(v, 1);
+    const auto bytes = static_cast<std::uint64_t>(i % 2 ? _mm_extract_epi64(half, 1) : _mm_cvtsi128_si64(half));
+    std::memcpy(p, &bytes, n >= 8 ? 8 : n);
+  }
   static void store_half(void* p, __m128i v, std::size_t n) {
     if (n >= 16) {
       _mm_storeu_si128(static_cast<__m128i*>(p), v);
@@ -177,6 +182,9 @@ struct Avx2Base {
 };
 
 struct Avx2 : Avx2Base {
+  static constexpr std::size_t kMostVectors = 2;
+  static constexpr std::size_t kBlockRows[] = {4, 4};
+
   // Without VNNI two products of u8 and s8 are added in 16 bits, which saturates from 2 * 128 * 128
   // on. The low seven bits and the highest bit of u8 are multiplied apart: neither can.
   static I dot4(I acc, B u, B s) {
@@ -192,6 +200,9 @@ struct Avx2 : Avx2Base {
 
 #ifdef __AVXVNNI__
 struct AvxVnni : Avx2Base {
+  static constexpr std::size_t kMostVectors = 2;
+  static constexpr std::size_t kBlockRows[] = {8, 6};
+
   static I dot4(I acc, B u, B s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
 };
 #endif

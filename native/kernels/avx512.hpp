@@ -42,6 +42,9 @@ struct Avx512 {
   using B = __m512i;  // 64 bytes
   static constexpr std::size_t kInts = 16;
   static constexpr std::size_t kBytes = 64;
+  // Of one block of a product: vectors of columns at most, and rows for so many vectors of them.
+  static constexpr std::size_t kMostVectors = 4;
+  static constexpr std::size_t kBlockRows[] = {8, 8, 8, 6};
 
   static __mmask64 first_bytes(std::size_t n) { return ~std::uint64_t{0} >> (64 - n); }
   static __mmask16 first(std::size_t n) { return static_cast<__mmask16>(0xffff >> (16 - n)); }
@@ -161,6 +164,18 @@ struct Avx512 {
   static void store_low(void* p, B v, std::size_t n) { store_half(p, _mm512_castsi512_si256(v), n); }
   static void store_high(void* p, B v, std::size_t n) {
     store_half(p, _mm512_extracti64x4_epi64(v, 1), n);
+  }
+  // Up to 16 bytes of a quarter.
+  static void store_quarter(void* p, B v, std::size_t i, std::size_t n) {
+    const __m128i quarter = i == 0   ? _mm512_castsi512_si128(v)
+                            : i == 1 ? _mm512_extracti32x4_epi32(v, 1)
+                            : i == 2 ? _mm512_extracti32x4_epi32(v, 2)
+                                     : _mm512_extracti32x4_epi32(v, 3);
+    if (n >= 16) {
+      _mm_storeu_si128(static_cast<__m128i*>(p), quarter);
+    } else {
+      _mm_mask_storeu_epi8(p, first(n), quarter);
+    }
   }
   static void store_half(void* p, __m256i v, std::size_t n) {
     if (n >= 32) {

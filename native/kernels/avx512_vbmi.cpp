@@ -2,5 +2,5 @@
 #include "table.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vbmi = kernels_of<Avx512Vbmi, 6, 4>("avx512_vbmi");
+extern const Kernels kAvx512Vbmi = kernels_of<Avx512Vbmi>("avx512_vbmi");
 }  // namespace intact

@@ -2,5 +2,5 @@
 #include "table.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vnni = kernels_of<Avx512, 6, 4>("avx512_vnni");
+extern const Kernels kAvx512Vnni = kernels_of<Avx512>("avx512_vnni");
 }  // namespace intact

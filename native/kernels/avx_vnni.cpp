@@ -2,5 +2,5 @@
 #include "table.hpp"
 
 namespace intact {
-extern const Kernels kAvxVnni = kernels_of<AvxVnni, 6, 2>("avx_vnni");
+extern const Kernels kAvxVnni = kernels_of<AvxVnni>("avx_vnni");
 }  // namespace intact

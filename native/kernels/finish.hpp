@@ -7,129 +7,227 @@
 #include <type_traits>
 
 #include "../kernels.hpp"
+#include "gemm.hpp"
 #include "pointwise.hpp"
 #include "real.hpp"
 
 namespace {
 
-// Four vectors of one row, or two of each of two rows where a panel has no more: see `Quad::store`.
+// Four vectors that become the bytes of one: of one row (three are filled up), of two rows, or of four.
 template <class V, std::size_t kVectors>
 struct Quad {
-  static_assert(kVectors == 2 || kVectors == 4);
+  static_assert(kVectors >= 1 && kVectors <= 4);
   static constexpr std::size_t kRows = 4 / kVectors, kColumns = kVectors * V::kInts;
+  static constexpr std::size_t kRowVectors = kVectors == 3 ? 4 : kVectors;
 
-  // The row of vector v; `last` stands in for a row beyond the end.
-  static std::size_t row(std::size_t v, std::size_t first, std::size_t last) {
-    const std::size_t r = first + v / kVectors;
-    return r < last ? r : last;
+  // Vector v is one of row `first` + row(v), its last one standing in for one that it does not have.
+  static constexpr std::size_t row(std::size_t v) { return v / kRowVectors; }
+  static constexpr std::size_t vector(std::size_t v) {
+    const std::size_t of = v % kRowVectors;
+    return of < kVectors ? of : kVectors - 1;
   }
-  static std::size_t column(std::size_t v) { return v % kVectors * V::kInts; }
 
   // The bytes of the quad from row `first` on, `columns` of each row.
   static void store(std::uint8_t* y, std::size_t stride, std::size_t first, std::size_t last,
                     std::size_t columns, typename V::B bytes) {
-    if constexpr (kVectors == 4) {
+    if constexpr (kVectors >= 3) {
       V::store_bytes(y + first * stride, bytes, columns);
-    } else {
+    } else if constexpr (kVectors == 2) {
       V::store_low(y + first * stride, bytes, columns);
       if (first < last) V::store_high(y + (first + 1) * stride, bytes, columns);
+    } else {
+      for (std::size_t i = 0; i < kRows && first + i <= last; ++i) {
+        V::store_quarter(y + (first + i) * stride, bytes, i, columns);
+      }
     }
   }
 };
 
-// kSmall: no scale reaches 1, so that no product leaves int32, and the bytes can be compared instead.
-template <class V, std::size_t kVectors, bool kSmall, class Use>
-void requantize_rows(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                     const intact::Requantize& r, std::uint8_t* y, std::size_t stride,
-                     const Use& use) {
-  using Q = Quad<V, kVectors>;
-  const std::int32_t zero_point = r.zero_point;  // a copy, which no byte that is written can change
-  const auto byte = [&](float bound) {
-    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
-  };
-  const auto low = byte(r.low), high = byte(r.high);
-  const auto most = V::broadcast(r.high);
+inline std::size_t least_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+// The sums of rows that lie in memory, a panel wide, with their bias; the last stands in for rows beyond.
+template <class V, std::size_t kVectors>
+struct StoredSums {
+  const std::int32_t* sums;
+  std::size_t last;
   typename V::I bias[kVectors];
-  typename V::F scale[kVectors];
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    bias[v] = V::load(r.bias + v * V::kInts);
-    scale[v] = V::load(r.scale + v * V::kInts);
+
+  StoredSums(const std::int32_t* sums, std::size_t last, const std::int32_t* of_columns)
+      : sums(sums), last(last) {
+    for (std::size_t v = 0; v < kVectors; ++v) bias[v] = V::load(of_columns + v * V::kInts);
   }
-  for (std::size_t i = 0; i < count; i += Q::kRows) {
+  typename V::I operator()(std::size_t row, std::size_t v) const {
+    return V::add(V::load(sums + (least_of(row, last) * kVectors + v) * V::kInts), bias[v]);
+  }
+};
+
+// What becomes of sums as uint8, for a panel. kSmall: no scale reaches 1, so that no product leaves
+// int32, and the bytes can be compared instead.
+template <class V, std::size_t kVectors, bool kSmall>
+struct Requantizer {
+  using Q = Quad<V, kVectors>;
+  const std::int32_t zero_point;  // a copy, which no byte that is written can change
+  typename V::B low, high;
+  typename V::F most, scale[kVectors];
+
+  explicit Requantizer(const intact::Requantize& r)
+      : zero_point(r.zero_point), low(byte(r.low)), high(byte(r.high)), most(V::broadcast(r.high)) {
+    for (std::size_t v = 0; v < kVectors; ++v) scale[v] = V::load(r.scale + v * V::kInts);
+  }
+
+  typename V::B byte(float bound) const {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
+  }
+
+  // Rows from i on: sum(row, vector), where bias is added.
+  template <class Sum, class Use>
+  [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum, std::uint8_t* y,
+            std::size_t stride, const Use& use) const {
     typename V::I steps[4];
+#pragma GCC unroll 4
     for (std::size_t v = 0; v < 4; ++v) {
-      const auto sum = V::load(sums + Q::row(v, i, count - 1) * Q::kColumns + Q::column(v));
-      auto product = V::mul(V::to_float(V::add(sum, bias[v % kVectors])), scale[v % kVectors]);
+      const std::size_t of = Q::vector(v);
+      auto product = V::mul(V::to_float(sum(i + Q::row(v), of)), scale[of]);
       if constexpr (!kSmall) product = V::min(product, most);
       steps[v] = V::round(product);
     }
     // A product below int32 becomes its least value, and so the lowest byte.
     auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
     if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-    Q::store(y, stride, i, count - 1, columns, use(bytes));
+    Q::store(y, stride, i, last, columns, use(bytes));
   }
-}
+};
 
-template <class V, std::size_t kVectors>
-void requantize(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
-  const auto rows = [&](const auto& use) {
-    if (r.small) {
-      requantize_rows<V, kVectors, true>(sums, count, columns, r, y, stride, use);
-    } else {
-      requantize_rows<V, kVectors, false>(sums, count, columns, r, y, stride, use);
-    }
+// Calls use(requantizer, look_up), where look_up(bytes) is what `r` says of the bytes.
+template <class V, std::size_t kVectors, class Use>
+void with_requantizer(const intact::Requantize& r, const Use& use) {
+  const auto known = [&](const auto& look_up) {
+    if (r.small) return use(Requantizer<V, kVectors, true>(r), look_up);
+    use(Requantizer<V, kVectors, false>(r), look_up);
   };
   if constexpr (HasTables<V>) {
     if (r.table) {
       const typename V::Table table(r.table);
-      return rows([&](typename V::B bytes) { return V::lookup(bytes, table); });
+      return known([&](typename V::B bytes) { return V::lookup(bytes, table); });
     }
   }
-  rows([](typename V::B bytes) { return bytes; });
-  if (r.table) lookup<V>(y, count, columns, stride, r.table);
+  known([](typename V::B bytes) { return bytes; });
 }
 
+template <class V>
+void requantize(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
+                const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+  with_vectors<V>(panel, [&](auto vectors) {
+    const StoredSums<V, vectors> stored(sums, count - 1, r.bias);
+    with_requantizer<V, vectors>(r, [&](const auto& to, const auto& look_up) {
+      for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
+        to.quad(i, count - 1, columns, stored, y, stride, look_up);
+      }
+    });
+  });
+  if (r.table && !HasTables<V>) lookup<V>(y, count, columns, stride, r.table);
+}
+
+// What becomes of sums and another uint8 tensor, for a panel.
 template <class V, std::size_t kVectors>
-void requantize_add(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                    const intact::Requantize& r, const intact::Sum& s, const std::uint8_t* other,
-                    std::uint8_t* y, std::size_t stride) {
+struct Adder {
   using Q = Quad<V, kVectors>;
-  const auto a_low = V::broadcast(r.low), a_high = V::broadcast(r.high);
-  const auto a_scale = V::broadcast(s.a_scale), b_scale = V::broadcast(s.b_scale);
-  const auto b_zero = V::broadcast(s.b_zero_point);
-  const auto scale = V::broadcast(s.scale), reciprocal = V::broadcast(1.0f / s.scale);
-  const auto low = V::broadcast(s.low), high = V::broadcast(s.high);
-  for (std::size_t i = 0; i < count; i += Q::kRows) {
+  const std::int32_t zero_point;
+  typename V::F a_low, a_high, a_scale, b_scale, scale, reciprocal, low, high, factor[kVectors];
+  typename V::I b_zero;
+
+  Adder(const intact::Requantize& r, const intact::Sum& s)
+      : zero_point(s.zero_point), a_low(V::broadcast(r.low)), a_high(V::broadcast(r.high)),
+        a_scale(V::broadcast(s.a_scale)), b_scale(V::broadcast(s.b_scale)),
+        scale(V::broadcast(s.scale)), reciprocal(V::broadcast(1.0f / s.scale)),
+        low(V::broadcast(s.low)), high(V::broadcast(s.high)), b_zero(V::broadcast(s.b_zero_point)) {
+    for (std::size_t v = 0; v < kVectors; ++v) factor[v] = V::load(r.scale + v * V::kInts);
+  }
+
+  template <class Sum>
+  [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum,
+            const std::uint8_t* other, std::uint8_t* y, std::size_t stride) const {
     typename V::F total[4];
+#pragma GCC unroll 4
     for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t row = Q::row(v, i, count - 1), column = Q::column(v);
-      const auto sum = V::add(V::load(sums + row * Q::kColumns + column), V::load(r.bias + column));
-      const auto steps = V::mul(V::to_float(sum), V::load(r.scale + column));
+      const std::size_t row = i + Q::row(v), of = Q::vector(v), column = of * V::kInts;
+      const auto steps = V::mul(V::to_float(sum(row, of)), factor[of]);
       const auto a = V::mul(V::rounded(V::min(V::max(steps, a_low), a_high)), a_scale);
       const std::size_t n = columns <= column ? 0 : columns - column;
-      const auto q = V::sub(n == 0 ? V::zero() : V::load_u8(other + row * stride + column, n), b_zero);
+      const auto q = V::sub(n == 0 ? V::zero() : V::load_u8(other + least_of(row, last) * stride + column, n), b_zero);
       total[v] = V::add(a, V::mul(V::to_float(q), b_scale));
     }
     typename V::I steps[4];
     divide_round4<V>(total, scale, reciprocal, low, high, steps);
-    Q::store(y, stride, i, count - 1, columns, V::in_order(V::narrow(steps, s.zero_point)));
+    Q::store(y, stride, i, last, columns, V::in_order(V::narrow(steps, zero_point)));
   }
+};
+
+template <class V>
+void requantize_add(const std::int32_t* sums, std::size_t panel, std::size_t count,
+                    std::size_t columns, const intact::Requantize& r, const intact::Sum& s,
+                    const std::uint8_t* other, std::uint8_t* y, std::size_t stride) {
+  with_vectors<V>(panel, [&](auto vectors) {
+    const StoredSums<V, vectors> stored(sums, count - 1, r.bias);
+    const Adder<V, vectors> adder(r, s);
+    for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
+      adder.quad(i, count - 1, columns, stored, other, y, stride);
+    }
+  });
+}
+
+// Finishes sums in the registers where they came to be.
+template <class V>
+void product(const intact::Multiplication& m, const intact::Bytes& b) {
+  const intact::Requantize& r = b.requantize;
+  with_vectors<V>(m.columns, [&](auto vectors) {
+    constexpr std::size_t kVectors = vectors;
+    using Q = Quad<V, kVectors>;
+    typename V::I bias[kVectors];
+    for (std::size_t v = 0; v < kVectors; ++v) bias[v] = V::load(r.bias + v * V::kInts);
+    // quad(i, last, sum): rows i to `last` of a block, whose first row is number `row` of all.
+    const auto each = [&](const auto& quad) {
+      gemm_panel<V, kVectors>(m, bias, [&]<std::size_t kRows>(
+                                           std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                           INTACT_INLINE {
+        const std::size_t last = m.count - row < kRows ? m.count - row - 1 : kRows - 1;
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < kRows; i += Q::kRows) {
+          if (i > last) break;
+          quad(row, i, last, [&](std::size_t of, std::size_t v) INTACT_INLINE {
+            return acc[least_of(of, kRows - 1)][v];
+          });
+        }
+      });
+    };
+    if (b.other) {
+      const Adder<V, kVectors> adder(r, b.sum);
+      return each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+        const std::size_t at = row * b.stride;
+        adder.quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
+      });
+    }
+    with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
+      each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+        to.quad(i, last, b.width, sum, b.y + row * b.stride, b.stride, look_up);
+      });
+    });
+  });
+  if (r.table && !HasTables<V>) lookup<V>(b.y, m.count, b.width, b.stride, r.table);
 }
 
 // The least and the greatest sum of each column: two rows of a panel.
-template <class V, std::size_t kVectors>
-void bounds(const std::int32_t* sums, std::size_t count, std::int32_t* y) {
-  constexpr std::size_t kColumns = kVectors * V::kInts;
-  for (std::size_t j = 0; j < kColumns; j += V::kInts) {
+template <class V>
+void bounds(const std::int32_t* sums, std::size_t panel, std::size_t count, std::int32_t* y) {
+  for (std::size_t j = 0; j < panel; j += V::kInts) {
     auto least = V::load(sums + j), most = least;
     for (std::size_t i = 1; i < count; ++i) {
-      const auto sum = V::load(sums + i * kColumns + j);
+      const auto sum = V::load(sums + i * panel + j);
       least = V::min(least, sum);
       most = V::max(most, sum);
     }
     V::store(y + j, least);
-    V::store(y + kColumns + j, most);
+    V::store(y + panel + j, most);
   }
 }
 
@@ -202,8 +300,8 @@ struct Real {
   }
 };
 
-template <class V, std::size_t kVectors, Of kOf, class Function>
-void finish_floats(const std::int32_t* sums, std::size_t count, std::size_t columns,
+template <class V, Of kOf, class Function>
+void finish_floats(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                    const intact::Finish& f, const Function& function) {
   Real<V, kOf, Function> real(f, function);
   for (std::size_t j = 0; j < columns; j += V::kInts) {
@@ -211,7 +309,7 @@ void finish_floats(const std::int32_t* sums, std::size_t count, std::size_t colu
     const Columns<V> c = real.columns(j);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t at = i * f.stride + j;
-      real.store(real.value(V::load(sums + i * kVectors * V::kInts + j), c, i, at, n), at, n);
+      real.store(real.value(V::load(sums + i * panel + j), c, i, at, n), at, n);
     }
   }
   real.end();
@@ -230,12 +328,11 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
   for (std::size_t i = 0; i < count; i += Q::kRows) {
     typename V::F x[4];
     for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t row = Q::row(v, i, count - 1), column = Q::column(v);
-      const std::size_t n = columns <= column ? 0 : columns - column;
-      const auto sum = V::load(sums + row * Q::kColumns + column);
+      const std::size_t row = least_of(i + Q::row(v), count - 1), column = Q::vector(v) * V::kInts;
+      const std::size_t n = columns <= column ? 0 : least_of(columns - column, V::kInts);
+      const auto sum = V::load(sums + row * kVectors * V::kInts + column);
       x[v] = n == 0 ? V::broadcast(0.0f)
-                    : real.value(sum, c[v % kVectors], row, row * f.stride + column,
-                                 n < V::kInts ? n : V::kInts);
+                    : real.value(sum, c[Q::vector(v)], row, row * f.stride + column, n);
     }
     typename V::I steps[4];
     if (f.bounded) {
@@ -247,24 +344,23 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
   }
 }
 
-template <class V, std::size_t kVectors, Of kOf>
-void finish_panel(const std::int32_t* sums, std::size_t count, std::size_t columns,
+template <class V, Of kOf>
+void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                   const intact::Finish& f) {
   with_function<V>(f.function, [&](const auto& function) {
-    if (f.q) {
-      finish_bytes<V, kVectors, kOf>(sums, count, columns, f, function);
-    } else {
-      finish_floats<V, kVectors, kOf>(sums, count, columns, f, function);
-    }
+    if (!f.q) return finish_floats<V, kOf>(sums, panel, count, columns, f, function);
+    with_vectors<V>(panel, [&](auto vectors) {
+      finish_bytes<V, vectors, kOf>(sums, count, columns, f, function);
+    });
   });
 }
 
-template <class V, std::size_t kVectors>
-void finish(const std::int32_t* sums, std::size_t count, std::size_t columns,
+template <class V>
+void finish(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
             const intact::Finish& f) {
-  if (!f.scales) return finish_panel<V, kVectors, Of::kTensor>(sums, count, columns, f);
-  if (f.one_image) return finish_panel<V, kVectors, Of::kImage>(sums, count, columns, f);
-  finish_panel<V, kVectors, Of::kRows>(sums, count, columns, f);
+  if (!f.scales) return finish_panel<V, Of::kTensor>(sums, panel, count, columns, f);
+  if (f.one_image) return finish_panel<V, Of::kImage>(sums, panel, count, columns, f);
+  finish_panel<V, Of::kRows>(sums, panel, count, columns, f);
 }
 
 }  // namespace

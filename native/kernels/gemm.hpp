@@ -2,54 +2,111 @@
 
 // Matrix products of u8 activations and packed s8 weights, in blocks whose sums stay in registers.
 
+#include <type_traits>
+
 #include "../kernels.hpp"
+
+// Of a lambda whose operands have to stay in registers.
+#define INTACT_INLINE __attribute__((always_inline))
 
 namespace {
 
+// Calls use(std::integral_constant<std::size_t, n>) for the n vectors of a panel's columns.
+template <class V, class Use>
+void with_vectors(std::size_t columns, const Use& use) {
+  const std::size_t vectors = columns / V::kInts;
+  const auto call = [&]<std::size_t kVectors>(auto& self) {
+    if (vectors == kVectors) return use(std::integral_constant<std::size_t, kVectors>());
+    if constexpr (kVectors > 1) self.template operator()<kVectors - 1>(self);
+  };
+  call.template operator()<V::kMostVectors>(call);
+}
+
 // kRows x kVectors accumulators, kVectors weights and one broadcast activation are live at a time:
-// 6 x 4 + 4 + 1 of the 32 registers of AVX-512; 6 x 2 + 2 + 1 of the 16 of AVX-VNNI.
-template <class V, std::size_t kRows, std::size_t kVectors>
-void gemm_block(const intact::Multiplication& m) {
+// 6 x 4 + 4 + 1 of the 32 registers of AVX-512; 6 x 2 + 2 + 1 of the 16 of AVX-VNNI. Sums begin at
+// `start`, and end in use(sums). Rows beyond the last repeat it.
+template <class V, std::size_t kRows, std::size_t kVectors, class Use>
+[[gnu::always_inline]] inline void gemm_block(const intact::Multiplication& m, std::size_t first,
+                                              const typename V::I (&start)[kVectors], const Use& use) {
+  const std::uint8_t* rows[kRows];
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const std::size_t row = first + r < m.count ? first + r : m.count - 1;
+    rows[r] = m.a + (m.starts ? m.starts[row] : row * m.stride);
+  }
   typename V::I acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = V::zero();
+    for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = start[v];
   }
   const std::int8_t* panel = m.panel;
   for (std::size_t t = 0; t < m.taps; ++t) {
-    const std::uint8_t* a = m.a + m.offsets[t];
-    for (std::size_t i = 0; i < m.k; i += 4, panel += 4 * kVectors * V::kInts) {
+    const std::size_t end = m.offsets[t] + m.k;
+    for (std::size_t i = m.offsets[t]; i < end; i += 4, panel += 4 * kVectors * V::kInts) {
       typename V::B weights[kVectors];
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < kVectors; ++v) weights[v] = V::load_bytes(panel + 4 * v * V::kInts);
 #pragma GCC unroll 8
       for (std::size_t r = 0; r < kRows; ++r) {
-        const typename V::B x = V::broadcast4(a + r * m.stride + i);
+        const typename V::B x = V::broadcast4(rows[r] + i);
 #pragma GCC unroll 8
         for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = V::dot4(acc[r][v], x, weights[v]);
       }
     }
   }
-#pragma GCC unroll 8
-  for (std::size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      V::store(m.sums + (r * kVectors + v) * V::kInts, acc[r][v]);
-    }
+  use(acc);
+}
+
+// The last rows of a product in the smallest block that holds them: of kRows, or half as many, and so on.
+template <class V, std::size_t kRows, std::size_t kVectors, class Use>
+void gemm_rest(const intact::Multiplication& m, std::size_t first,
+               const typename V::I (&start)[kVectors], const Use& use) {
+  if constexpr (kRows > 1) {
+    if (m.count - first <= kRows / 2) return gemm_rest<V, kRows / 2, kVectors>(m, first, start, use);
   }
+  gemm_block<V, kRows, kVectors>(m, first, start,
+                                 [&](const auto& acc) INTACT_INLINE { use(first, acc); });
 }
 
-template <class V, std::size_t kRows, std::size_t kVectors>
-void gemm_rows(const intact::Multiplication& m) {
-  if (m.count == kRows) return gemm_block<V, kRows, kVectors>(m);
-  if constexpr (kRows > 1) gemm_rows<V, kRows - 1, kVectors>(m);
+// use(row, sums) for each block of all rows.
+template <class V, std::size_t kVectors, class Use>
+void gemm_panel(const intact::Multiplication& m, const typename V::I (&start)[kVectors],
+                const Use& use) {
+  constexpr std::size_t kRows = V::kBlockRows[kVectors - 1];
+  std::size_t row = 0;
+  for (; row + kRows <= m.count; row += kRows) {
+    gemm_block<V, kRows, kVectors>(m, row, start,
+                                   [&](const auto& acc) INTACT_INLINE { use(row, acc); });
+  }
+  if (row < m.count) gemm_rest<V, kRows, kVectors>(m, row, start, use);
 }
 
-template <class V, std::size_t kRows, std::size_t kVectors>
+template <class V>
+constexpr std::size_t block_rows(std::size_t columns) {
+  return V::kBlockRows[columns / V::kInts - 1];
+}
+
+template <class V>
 void gemm(const intact::Multiplication& m) {
   m.beside.run(0, m.beside.parts);
-  gemm_rows<V, kRows, kVectors>(m);
+  with_vectors<V>(m.columns, [&](auto vectors) {
+    constexpr std::size_t kVectors = vectors;
+    typename V::I zero[kVectors];
+    for (auto& v : zero) v = V::zero();
+    gemm_panel<V, kVectors>(m, zero, [&]<std::size_t kRows>(
+                                         std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                         INTACT_INLINE {
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < kRows; ++r) {
+        if (row + r >= m.count) break;
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          V::store(m.sums + ((row + r) * kVectors + v) * V::kInts, acc[r][v]);
+        }
+      }
+    });
+  });
 }
 
 }  // namespace

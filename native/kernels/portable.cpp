@@ -2,5 +2,5 @@
 #include "table.hpp"
 
 namespace intact {
-extern const Kernels kPortable = kernels_of<Portable, 4, 4>("portable");
+extern const Kernels kPortable = kernels_of<Portable>("portable");
 }  // namespace intact

@@ -15,6 +15,9 @@ struct Portable {
   struct B { std::uint8_t v[16]; };
   static constexpr std::size_t kInts = 4;
   static constexpr std::size_t kBytes = 16;
+  // Of one block of a product: vectors of columns at most, and rows for so many vectors of them.
+  static constexpr std::size_t kMostVectors = 4;
+  static constexpr std::size_t kBlockRows[] = {4, 4, 4, 4};
 
   template <class T, class Function>
   static T map(const Function& f) {
@@ -143,6 +146,11 @@ struct Portable {
     });
   }
   static B in_order(B v) { return v; }
+  static void store_low(void* p, B v, std::size_t n) { std::memcpy(p, v.v, most(n, 8)); }
+  static void store_high(void* p, B v, std::size_t n) { std::memcpy(p, v.v + 8, most(n, 8)); }
+  static void store_quarter(void* p, B v, std::size_t i, std::size_t n) {
+    std::memcpy(p, v.v + 4 * i, most(n, 4));
+  }
   static F reciprocal(F v) { return div(broadcast(1.0f), v); }
   static F fraction(F v) { return sub(v, rounded(v)); }
   static F greater_fraction(F most, F v) { return max(most, abs(fraction(v))); }

@@ -28,28 +28,37 @@ constexpr std::size_t half_lanes() {
   }
 }
 
-template <class V, std::size_t kRows, std::size_t kVectors>
+template <class V>
+constexpr std::size_t most_block_rows() {
+  std::size_t most = 0;
+  for (const std::size_t rows : V::kBlockRows) most = rows > most ? rows : most;
+  return most;
+}
+
+template <class V>
 constexpr intact::Kernels kernels_of(const char* name) {
-  constexpr std::size_t columns = kVectors * V::kInts;
   return {
       .name = name,
-      .rows = kRows,
-      .columns = columns,
+      .rows = most_block_rows<V>(),
+      .columns = V::kMostVectors * V::kInts,
+      .column_step = V::kInts,
       .k_step = 4,
       .lanes = V::kBytes,
       .half_lanes = half_lanes<V>(),
       .begin = nothing_to_ready,
-      .gemm = gemm<V, kRows, kVectors>,
+      .gemm = gemm<V>,
+      .block_rows = block_rows<V>,
+      .product = product<V>,
       .gather = gather<V>,
 #ifdef __SSSE3__
       .interleave3 = interleave3_ssse3,
 #else
       .interleave3 = interleave3_bytes,
 #endif
-      .requantize = requantize<V, kVectors>,
-      .requantize_add = requantize_add<V, kVectors>,
-      .bounds = bounds<V, kVectors>,
-      .finish = finish<V, kVectors>,
+      .requantize = requantize<V>,
+      .requantize_add = requantize_add<V>,
+      .bounds = bounds<V>,
+      .finish = finish<V>,
       .lookup = lookup<V>,
       .add = add<V>,
       .gate = gate<V>,

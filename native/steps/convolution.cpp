@@ -1,6 +1,7 @@
 // Convolution and matrix product: a block of rows of the matrix of windows is made readable in the
 // thread's own memory (unless it lies in the input as such), multiplied by panel after panel of
-// weights, and finished (requantized, looked up, added to a residual) while the next one is on its way.
+// weights, and finished (requantized, looked up, added to a residual) in registers, or while the next
+// one is on its way.
 
 #include <algorithm>
 #include <cstring>
@@ -68,13 +69,15 @@ class Convolution final : public Step {
     const bool moves = w_.stride_h != 1 || w_.stride_w != 1 || w_.pad_top != 0 || w_.pad_left != 0;
     direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
     sliding_ = slides();
+    fused_ = k_.product && !out_.real && (!tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
     if (stride_ / 64 % 2 == 0) stride_ += 64;
     // As many parts as there are steps of a product to hide them in.
     const std::size_t steps = padded_k_ / k_.k_step;
-    part_rows_ = std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
+    part_rows_ = k_.product ? k_.rows
+                            : std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
     if (sliding_) {
       plan_lines();
     } else {
@@ -119,7 +122,7 @@ class Convolution final : public Step {
     });
   }
 
-  std::size_t panels_of_group() const { return (weights_->n + k_.columns - 1) / k_.columns; }
+  std::size_t panels_of_group() const { return panels_of(k_, weights_->n); }
   std::size_t sums_bytes() const {
     return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
   }
@@ -148,7 +151,7 @@ class Convolution final : public Step {
   // Bias and scale of each group padded to whole panels, which kernels read.
   void pad_columns() {
     const std::size_t n = weights_->n;
-    padded_n_ = panels_of_group() * k_.columns;
+    padded_n_ = round_up(weights_->n, k_.column_step);
     const auto padded = [&](auto& values) {
       if (values.empty()) return;
       std::decay_t<decltype(values)> wide(times(weights_->groups, padded_n_));
@@ -199,8 +202,11 @@ class Convolution final : public Step {
   // Blocks of lines: as many as waste the fewest rows of products.
   void plan_lines() {
     const std::size_t budget = many_weights() ? kWideBlockBytes : kBlockBytes;
+    const std::size_t block = k_.block_rows(panel_of(k_, weights_->n, 0).columns);
     const auto products = [&](std::size_t lines) {
-      return (Lines(w_, weights_->reading, lines).rows(lines) + k_.rows - 1) / k_.rows;
+      const std::size_t rows = k_.product ? lines * w_.out_width
+                                          : Lines(w_, weights_->reading, lines).rows(lines);
+      return (rows + block - 1) / block;
     };
     const bool share = threads_ > 1 && many_weights() &&
                        products(w_.out_height) * w_.images < 4 * wanted_jobs();
@@ -218,6 +224,7 @@ class Convolution final : public Step {
       }
     }
     lines_ = Lines(w_, weights_->reading, block_lines_);
+    if (k_.product) starts_ = lines_.starts();
     image_blocks_ = (w_.out_height + block_lines_ - 1) / block_lines_;
     blocks_ = w_.images * image_blocks_;
     row_jobs_ = std::min(blocks_, wanted_jobs());
@@ -232,10 +239,12 @@ class Convolution final : public Step {
     bool written;
   };
 
-  // Rows of the matrix of windows that lie a fixed distance apart.
+  // Rows of the matrix of windows that lie a fixed distance apart, or where `starts` says.
   struct Rows {
     const std::uint8_t* a;
-    std::size_t stride, count;
+    std::size_t stride;
+    const std::uint32_t* starts;
+    std::size_t count;
   };
 
   // One block of sums, to be finished part by part. Of rows that come from lines of an image (pitch is
@@ -244,7 +253,9 @@ class Convolution final : public Step {
     const Convolution* step;
     const Work* work;
     std::int32_t* sums;
-    std::size_t base, pitch, row, count, column, width;
+    std::size_t base, pitch, row, count;
+    Panel panel;
+    std::size_t width;
 
     std::size_t parts() const { return (count + step->part_rows_ - 1) / step->part_rows_; }
     static void finish(const void* state, std::size_t part) {
@@ -258,13 +269,15 @@ class Convolution final : public Step {
     const auto* x = work.context->at<const std::uint8_t>(x_);
     std::uint8_t* gathered = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
     const std::size_t count = std::min(block_rows_, rows_ - row);
-    // The end of the input does not hold a whole block of rows.
-    const std::size_t direct = direct_ ? std::min(count, rows_ / k_.rows * k_.rows - row) : 0;
+    // Without `product` whole blocks of rows are read, which the end of the input does not hold.
+    const std::size_t whole = k_.product ? rows_ : rows_ / k_.rows * k_.rows;
+    const std::size_t direct = direct_ ? std::min(count, whole - row) : 0;
     if (direct < count) {
       gather(*work.context, x, row + direct, count - direct, work.group * group_channels_, gathered);
     }
-    const Rows rows[2] = {{x + row * w_.channels + work.group * group_channels_, w_.channels, direct},
-                          {gathered, stride_, count - direct}};
+    const std::uint8_t* of_group = x + row * w_.channels + work.group * group_channels_;
+    const Rows rows[2] = {{of_group, w_.channels, nullptr, direct},
+                          {gathered, stride_, nullptr, count - direct}};
     multiply(work, rows, row, 0, &kNoOffset, 1, padded_k_);
   }
 
@@ -274,11 +287,15 @@ class Convolution final : public Step {
     const auto* x = work.context->at<const std::uint8_t>(x_) + image * w_.height * w_.width * w_.channels;
     std::uint8_t* lines = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
     lines_.fill(x, first, count, padding(*work.context, image), lines);
-    const Rows rows[2] = {{lines + work.group * group_channels_, lines_.step(), lines_.rows(count)},
-                          {nullptr, 0, 0}};
+    lines += work.group * group_channels_;
+    const Rows rows[2] = {
+        k_.product ? Rows{lines, 0, starts_.data(), count * w_.out_width}
+                   : Rows{lines, lines_.step(), nullptr, lines_.rows(count)},
+        {nullptr, 0, nullptr, 0}};
     const std::size_t base = (image * w_.out_height + first) * w_.out_width;
     const Reading& reading = weights_->reading;
-    multiply(work, rows, base, lines_.pitch(), lines_.offsets().data(), reading.taps, reading.k);
+    multiply(work, rows, base, k_.product ? 0 : lines_.pitch(), lines_.offsets().data(), reading.taps,
+             reading.k);
   }
 
   void multiply(const Work& work, const Rows (&rows)[2], std::size_t base, std::size_t pitch,
@@ -286,40 +303,69 @@ class Convolution final : public Step {
     std::uint8_t* scratch = work.context->engine.scratch(work.thread);
     const auto* weights = reinterpret_cast<const std::int8_t*>(weights_->data.data()) +
                           work.group * weights_->group_bytes;
-    const std::size_t panel_bytes = padded_k_ * k_.columns;
-    // The next panel comes from the L3 cache while the rows are multiplied by this one.
-    const std::size_t products = (rows[0].count + rows[1].count + k_.rows - 1) / k_.rows;
-    const std::size_t share = many_weights() ? panel_bytes / products : 0;
     // Sums are finished while the next ones are on their way: two buffers.
     Block blocks[2];
     for (std::size_t b = 0; b < 2; ++b) {
       blocks[b] = {this, &work, reinterpret_cast<std::int32_t*>(scratch + b * sums_bytes()), base, pitch,
-                   0, 0, 0, 0};
+                   0, 0, {}, 0};
     }
     std::size_t done = 0;
-    for (std::size_t panel = work.first; panel < work.last; ++panel) {
-      const std::size_t column = panel * k_.columns;
-      const std::int8_t *of = weights + panel * panel_bytes, *next = of + panel_bytes;
+    for (std::size_t p = work.first; p < work.last; ++p) {
+      const Panel panel = panel_of(k_, weights_->n, p);
+      const std::size_t width = std::min(panel.columns, weights_->n - panel.first);
+      const std::size_t block_rows = k_.block_rows(panel.columns), bytes = padded_k_ * panel.columns;
+      // The next panel comes from the L3 cache while the rows are multiplied by this one.
+      const std::size_t products = (rows[0].count + rows[1].count + block_rows - 1) / block_rows;
+      const std::size_t share = many_weights() && p + 1 < work.last ? bytes / products : 0;
+      Multiplication m{.a = nullptr, .stride = 0, .starts = nullptr, .count = 0, .offsets = offsets,
+                       .taps = taps, .k = k, .panel = weights + padded_k_ * panel.first,
+                       .columns = panel.columns, .sums = nullptr, .beside = {}};
+      m.next = m.panel + bytes;
+      m.next_bytes = share;
       std::size_t row = 0;
       for (const Rows& part : rows) {
-        for (std::size_t r = 0; r < part.count; r += k_.rows, next += share) {
-          const std::size_t count = std::min(k_.rows, part.count - r);
-          Block &block = blocks[done % 2], &before = blocks[(done + 1) % 2];
-          k_.gemm({.a = part.a + r * part.stride, .stride = part.stride, .count = count,
-                   .offsets = offsets, .taps = taps, .k = k, .panel = of, .sums = block.sums,
-                   .beside = {&Block::finish, &before, before.parts()}, .next = next,
-                   .next_bytes = panel + 1 < work.last ? share : 0});
-          block.row = row + r;
-          block.count = count;
-          block.column = column;
-          block.width = std::min(k_.columns, weights_->n - column);
-          ++done;
+        if (part.count == 0) continue;
+        m.stride = part.stride;
+        if (fused_) {
+          m.a = part.a;
+          m.starts = part.starts;
+          m.count = part.count;
+          k_.product(m, bytes_of(work, panel, width, base + row));
+        } else {
+          for (std::size_t r = 0; r < part.count; r += block_rows, m.next += share) {
+            Block &block = blocks[done % 2], &before = blocks[(done + 1) % 2];
+            m.a = part.a + r * part.stride;
+            m.starts = part.starts ? part.starts + r : nullptr;
+            m.count = std::min(block_rows, part.count - r);
+            m.sums = block.sums;
+            m.beside = {&Block::finish, &before, before.parts()};
+            k_.gemm(m);
+            block.row = row + r;
+            block.count = m.count;
+            block.panel = panel;
+            block.width = width;
+            ++done;
+          }
         }
         row += part.count;
       }
     }
     const Block& last = blocks[(done + 1) % 2];
     for (std::size_t part = 0; part < last.parts(); ++part) Block::finish(&last, part);
+  }
+
+  // What rows from number `row` of the output on become in a panel's columns.
+  Bytes bytes_of(const Work& work, const Panel& panel, std::size_t width, std::size_t row) const {
+    const Context& context = *work.context;
+    const std::size_t c = work.group * padded_n_ + panel.first;
+    const std::size_t at = row * columns_ + work.group * weights_->n + panel.first;
+    return {.requantize = {&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point, small_,
+                           tail_.table.empty() ? nullptr : tail_.table.data()},
+            .sum = tail_.sum,
+            .other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr,
+            .y = context.at<std::uint8_t>(y_) + at,
+            .width = width,
+            .stride = columns_};
   }
 
   // Rows [first, first + count) of a block, without the wasted ones.
@@ -340,9 +386,10 @@ class Convolution final : public Step {
   // `count` rows of a block from `first` on, which are those of the output from `row` on.
   void finish(const Block& block, std::size_t first, std::size_t row, std::size_t count) const {
     const Context& context = *block.work->context;
-    const std::size_t group = block.work->group, c = group * padded_n_ + block.column;
-    const std::size_t at = row * columns_ + group * weights_->n + block.column;
-    const std::int32_t* sums = block.sums + first * k_.columns;
+    const std::size_t group = block.work->group, c = group * padded_n_ + block.panel.first;
+    const std::size_t at = row * columns_ + group * weights_->n + block.panel.first;
+    const std::size_t panel = block.panel.columns;
+    const std::int32_t* sums = block.sums + first * panel;
     if (out_.real) {
       Finish f = finish_of(context, out_, y_, at, c, columns_);
       if (out_.found) {
@@ -350,27 +397,24 @@ class Convolution final : public Step {
         if (block.work->written) f.q = context.at<std::uint8_t>(y_) + at;
       }
       if (out_.rows || out_.extremes) {
-        finish_images(*block.work, f, sums, row, count, block.width);
+        finish_images(*block.work, f, sums, panel, row, count, block.width);
       } else {
-        k_.finish(sums, count, block.width, f);
+        k_.finish(sums, panel, count, block.width, f);
       }
       return;
     }
-    std::uint8_t* y = context.at<std::uint8_t>(y_) + at;
-    const Requantize r{&out_.bias[c], &out_.scale[c], out_.low, out_.high, out_.zero_point,
-                       small_, tail_.table.empty() ? nullptr : tail_.table.data()};
-    const std::uint8_t* other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr;
+    const Bytes b = bytes_of(*block.work, block.panel, block.width, row);
     if (fused_sum_) {
-      k_.requantize_add(sums, count, block.width, r, tail_.sum, other, y, columns_);
+      k_.requantize_add(sums, panel, count, b.width, b.requantize, b.sum, b.other, b.y, b.stride);
       return;
     }
-    k_.requantize(sums, count, block.width, r, y, columns_);
-    if (other) k_.add(y, columns_, other, columns_, count, block.width, tail_.sum, y, columns_);
+    k_.requantize(sums, panel, count, b.width, b.requantize, b.y, b.stride);
+    if (b.other) k_.add(b.y, b.stride, b.other, b.stride, count, b.width, b.sum, b.y, b.stride);
   }
 
   // Rows of one image share scale, zero point and extremes; a matrix has an image a row.
   void finish_images(const Work& work, const Finish& whole, const std::int32_t* sums,
-                     std::size_t row, std::size_t count, std::size_t width) const {
+                     std::size_t panel, std::size_t row, std::size_t count, std::size_t width) const {
     const Context& context = *work.context;
     const std::size_t pixels = w_.out_height * w_.out_width;
     const float* scales = out_.rows ? context.at<const float>(out_.rows->scales) : nullptr;
@@ -379,7 +423,7 @@ class Convolution final : public Step {
       Finish f = whole;
       f.scales = scales + row;
       f.zero_points = points + row;
-      return k_.finish(sums, count, width, f);
+      return k_.finish(sums, panel, count, width, f);
     }
     for (std::size_t done = 0; done < count;) {
       const std::size_t image = (row + done) / pixels;
@@ -400,14 +444,14 @@ class Convolution final : public Step {
       if (f.y) f.y += done * columns_;
       if (f.q) f.q += done * columns_;
       if (f.other) f.other += done * columns_;
-      const std::int32_t* of = sums + done * k_.columns;
+      const std::int32_t* of = sums + done * panel;
       if (!f.y && !f.q && monotone()) {
         // The extremes of the floats are those of the least and the greatest sums.
         std::int32_t bounds[2 * kMostColumns];
-        k_.bounds(of, n, bounds);
-        k_.finish(bounds, 2, width, f);
+        k_.bounds(of, panel, n, bounds);
+        k_.finish(bounds, panel, 2, width, f);
       } else {
-        k_.finish(of, n, width, f);
+        k_.finish(of, panel, n, width, f);
       }
       done += n;
     }
@@ -454,10 +498,11 @@ class Convolution final : public Step {
   std::size_t threads_;
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
-  bool direct_, sliding_, fused_sum_, small_;
+  bool direct_, sliding_, fused_sum_, small_, fused_;
   std::size_t padded_k_, stride_, part_rows_, blocks_;
   std::size_t block_rows_ = 0;
   Lines lines_;
+  std::vector<std::uint32_t> starts_;
   std::size_t block_lines_ = 0, image_blocks_ = 0;
   std::size_t row_jobs_, panel_jobs_, jobs_;
 };

@@ -100,6 +100,12 @@ class Recurrence final : public Step {
     float *update, *reset;  // [count][hidden], of a GRU in two halves
   };
 
+  // Of integers panels are as even as can be, of floats all but the last are whole.
+  Panel panel_at(std::size_t panel) const {
+    if (directions_.front().weights->integers) return panel_of(k_, hidden_, panel);
+    return {panel * panel_, panel_};
+  }
+
   std::size_t phases() const { return cell_ == Cell::kGruResetFirst ? 2 : 1; }
 
   void check(const Program& program, const Direction& d) const {
@@ -207,13 +213,14 @@ class Recurrence final : public Step {
     const std::size_t from = halves && phase == 1 ? 2 : 0;
     const std::size_t to = halves && phase == 0 ? 2 : gates_;
     for (std::size_t panel = first; panel < last; ++panel) {
-      const std::size_t column = panel * panel_, width = std::min(panel_, hidden_ - column);
+      const auto [column, columns] = panel_at(panel);
+      const std::size_t width = std::min(columns, hidden_ - column);
       for (std::size_t r = 0; r < lane.count; r += sub_) {
         const std::size_t n = std::min(sub_, lane.count - r), at = r * hidden_ + column;
         for (std::size_t g = from; g < to; ++g) {
           float* of_gate = gates + g * sub_ * panel_;
           if (d.weights->integers) {
-            product(lane, g, column, width, r, n, reinterpret_cast<std::int32_t*>(memory), of_gate);
+            product(lane, g, panel, width, r, n, reinterpret_cast<std::int32_t*>(memory), of_gate);
           } else {
             real_product(lane, phase, g, column, width, r, n, of_gate);
           }
@@ -247,17 +254,19 @@ class Recurrence final : public Step {
     }
   }
 
-  void product(const Lane& lane, std::size_t gate, std::size_t column, std::size_t width,
+  void product(const Lane& lane, std::size_t gate, std::size_t panel, std::size_t width,
                std::size_t row, std::size_t count, std::int32_t* sums, float* y) const {
     const RecurrentWeights& w = *lane.direction->weights;
     const Packed& packed = *w.integers;
+    const auto [column, columns] = panel_of(k_, hidden_, panel);
     const std::size_t depth = round_up(hidden_, k_.k_step), c = gate * w.padded + column;
-    const auto* panel = reinterpret_cast<const std::int8_t*>(packed.data.data()) +
-                        gate * packed.group_bytes + column * depth;
-    k_.gemm({.a = lane.state + row * state_stride_, .stride = state_stride_, .count = count,
-             .offsets = &kNoOffset, .taps = 1, .k = depth, .panel = panel, .sums = sums, .beside = {}});
+    const auto* weights = reinterpret_cast<const std::int8_t*>(packed.data.data()) +
+                          gate * packed.group_bytes + column * depth;
+    k_.gemm({.a = lane.state + row * state_stride_, .stride = state_stride_, .starts = nullptr,
+             .count = count, .offsets = &kNoOffset, .taps = 1, .k = depth, .panel = weights,
+             .columns = columns, .sums = sums, .beside = {}});
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    k_.finish(sums, count, width,
+    k_.finish(sums, columns, count, width,
               {.bias = &w.sums[c], .scale = &w.scale[c],
                .shift = w.bias.empty() ? nullptr : &w.bias[c], .scales = lane.scales + row,
                .zero_points = lane.points + row, .one_image = false, .function = {},
