@@ -214,9 +214,9 @@ struct Kernels {
   // y[rows][columns] = a[rows][columns] * gate[columns].
   void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
                std::size_t columns, const Product& p, std::uint8_t* y);
-  // One output row of a depthwise convolution. scratch: depthwise_scratch bytes.
-  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::uint8_t* y,
-                    std::uint8_t* scratch);
+  // One or two output rows of a depthwise convolution. scratch: depthwise_scratch bytes.
+  void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                    std::uint8_t* y, std::uint8_t* scratch);
   // One output row of an image with scale and zero point of its own, f.scales[0] and
   // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,

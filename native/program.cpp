@@ -63,7 +63,7 @@ void Engine::reserve_scratch(std::size_t bytes) {
 }
 
 double Engine::peak() {
-  constexpr std::size_t kDepth = 256, kCalls = 4000, kRounds = 9;
+  constexpr std::size_t kDepth = 512, kCalls = 2000, kRounds = 9;
   using Clock = std::chrono::steady_clock;
   const std::lock_guard lock(mutex_);
   const Kernels& k = kernels_;

@@ -83,6 +83,7 @@ struct Avx2Base {
     std::memcpy(&v, p, 4);
     return _mm256_set1_epi32(v);
   }
+  static void pin(I& v) { asm("" : "+x"(v)); }
   static I zero() { return _mm256_setzero_si256(); }
 
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }

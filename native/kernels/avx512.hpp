@@ -32,6 +32,7 @@ struct Avx512Half : Avx2Base {
     }
   }
   static F first_values(F v, std::size_t n) { return _mm256_maskz_mov_ps(first(n), v); }
+  static B next_byte(B v) { return _mm256_slli_epi32(v, 8); }
   static I dot4(I acc, B u, B s) { return _mm256_dpbusd_epi32(acc, u, s); }
 };
 
@@ -93,6 +94,8 @@ struct Avx512 {
     __builtin_memcpy(&v, p, 4);
     return _mm512_set1_epi32(v);
   }
+  // Keeps v in a register of its own up to here.
+  static void pin(I& v) { asm("" : "+v"(v)); }
   static I zero() { return _mm512_setzero_si512(); }
 
   // acc[i] += sum over 4 of unsigned u[4 i + j] * signed s[4 i + j].
@@ -129,6 +132,9 @@ struct Avx512 {
   static float sum(F v) { return _mm512_reduce_add_ps(v); }
   static float greatest(F v) { return _mm512_reduce_max_ps(v); }
   static float least(F v) { return _mm512_reduce_min_ps(v); }
+
+  // Each of four bytes in the place of the next one, and zero in the first.
+  static B next_byte(B v) { return _mm512_slli_epi32(v, 8); }
 
   // Four rows of bytes as four vectors that hold [channel][row]; see depthwise_order.
   static void interleave(const B (&t)[4], B (&out)[4]) {

@@ -68,7 +68,7 @@ void depthwise_row(const intact::Depthwise& d, std::size_t channel, const typena
 }
 
 template <class V, class Use>
-void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+void depthwise_line(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t channel, std::size_t n, const typename V::I (&start)[4],
                     std::uint8_t* scratch, const Use& use) {
   const std::size_t groups = (d.kernel_h + 3) / 4;
@@ -79,6 +79,148 @@ void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
     depthwise_row<V, 5, 2>(d, channel, start, scratch, use);
   } else {
     depthwise_row<V, 0, 0>(d, channel, start, scratch, use);
+  }
+}
+
+// Three columns of four interleaved rows, on their way along the image: 3 x 3 kernels only. Where
+// registers are many the columns stay in them, and two lines of the output share them: the second has
+// the same weights a row lower.
+template <class V, std::size_t kLines>
+struct RollingColumns {
+  using Column = typename V::B[4];
+  const std::uint8_t* at[4];
+  std::size_t step[4];
+  alignas(64) std::uint8_t outside[V::kBytes];
+  alignas(64) std::int8_t weights[kLines][3][4][V::kBytes];
+
+  RollingColumns(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                 std::size_t channel) {
+    std::memset(outside, d.x_zero_point, sizeof outside);
+    for (std::size_t i = 0; i < 4; ++i) {
+      const std::ptrdiff_t row = top + static_cast<std::ptrdiff_t>(i);
+      const bool inside = i < 2 + kLines && row >= 0 && row < static_cast<std::ptrdiff_t>(d.height);
+      at[i] = inside ? x + static_cast<std::size_t>(row) * d.width * d.channels + channel : outside;
+      step[i] = inside ? d.channels : 0;
+    }
+    std::memcpy(weights[0], d.weights + channel * 3 * 4, sizeof weights[0]);
+    if constexpr (kLines == 2) {
+      for (std::size_t w = 0; w < 3; ++w) {
+        for (std::size_t i = 0; i < 4; ++i) {
+          V::store_bytes(weights[1][w][i], V::next_byte(V::load_bytes(weights[0][w][i])));
+        }
+      }
+    }
+  }
+
+  // The next column, of which whole vectors are read.
+  [[gnu::always_inline]] void next(Column& column) {
+    typename V::B t[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      t[i] = V::load_bytes(at[i]);
+      at[i] += step[i];
+    }
+    V::interleave(t, column);
+  }
+
+  template <class Use>
+  [[gnu::always_inline]] void sums(const Column& a, const Column& b, const Column& c,
+                                   const typename V::I (&start)[4], const Use& use) const {
+#pragma GCC unroll 2
+    for (std::size_t line = 0; line < kLines; ++line) {
+      typename V::I acc[4] = {start[0], start[1], start[2], start[3]};
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < 4; ++i) {
+        acc[i] = V::dot4(acc[i], a[i], V::load_bytes(weights[line][0][i]));
+        acc[i] = V::dot4(acc[i], b[i], V::load_bytes(weights[line][1][i]));
+        acc[i] = V::dot4(acc[i], c[i], V::load_bytes(weights[line][2][i]));
+      }
+      use(line, acc);
+    }
+  }
+};
+
+// use(line, output, acc) for each pixel of kLines lines; see depthwise_row.
+template <class V, std::size_t kLines, std::size_t kStride, class Use>
+void depthwise_rolling(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                       std::size_t channel, const typename V::I (&start)[4], const Use& use) {
+  using Columns = RollingColumns<V, kLines>;
+  Columns columns(d, x, top, channel);
+  const auto width = static_cast<std::ptrdiff_t>(d.width);
+  std::ptrdiff_t column = -static_cast<std::ptrdiff_t>(d.pad_left);
+  const auto next = [&](typename Columns::Column& to) INTACT_INLINE {
+    if (column >= 0 && column < width) {
+      columns.next(to);
+    } else {
+      for (auto& v : to) v = V::broadcast_byte(d.x_zero_point);
+    }
+    ++column;
+  };
+  typename Columns::Column a, b, c;
+  std::size_t o = 0;
+  const auto output = [&](const auto& x0, const auto& x1, const auto& x2) INTACT_INLINE {
+    columns.sums(x0, x1, x2, start, [&](std::size_t line, const auto& acc) INTACT_INLINE {
+      use(line, o, acc);
+    });
+    return ++o < d.out_width;
+  };
+  next(a);
+  if constexpr (kStride == 1) {
+    next(b);
+    while (true) {
+      next(c);
+      if (!output(a, b, c)) return;
+      next(a);
+      if (!output(b, c, a)) return;
+      next(b);
+      if (!output(c, a, b)) return;
+    }
+  } else {
+    while (true) {
+      next(b);
+      next(c);
+      if (!output(a, b, c)) return;
+      next(b);
+      next(a);
+      if (!output(c, b, a)) return;
+    }
+  }
+}
+
+template <class V>
+constexpr bool kManyRegisters = requires(typename V::B v) { V::next_byte(v); };
+
+template <class V>
+bool rolls(const intact::Depthwise& d) {
+  return kManyRegisters<V> && d.kernel_h == 3 && d.kernel_w == 3 && d.dilation_h == 1 &&
+         d.dilation_w == 1 && d.stride_w <= 2;
+}
+
+// `lines` lines of the output, at most two, in steps of `d.stride_h`.
+template <class V, class Use>
+void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                    std::size_t lines, std::size_t channel, std::size_t n,
+                    const typename V::I (&start)[4], std::uint8_t* scratch, const Use& with_line) {
+  if constexpr (kManyRegisters<V>) {
+    if (rolls<V>(d)) {
+      if (lines == 2 && d.stride_h == 1) {
+        return d.stride_w == 1 ? depthwise_rolling<V, 2, 1>(d, x, top, channel, start, with_line)
+                               : depthwise_rolling<V, 2, 2>(d, x, top, channel, start, with_line);
+      }
+      for (std::size_t line = 0; line < lines; ++line) {
+        const auto use = [&](std::size_t, std::size_t o, const auto& acc) INTACT_INLINE {
+          with_line(line, o, acc);
+        };
+        const std::ptrdiff_t from = top + static_cast<std::ptrdiff_t>(line * d.stride_h);
+        d.stride_w == 1 ? depthwise_rolling<V, 1, 1>(d, x, from, channel, start, use)
+                        : depthwise_rolling<V, 1, 2>(d, x, from, channel, start, use);
+      }
+      return;
+    }
+  }
+  for (std::size_t line = 0; line < lines; ++line) {
+    const auto use = [&](std::size_t o, const auto& acc) { with_line(line, o, acc); };
+    depthwise_line<V>(d, x, top + static_cast<std::ptrdiff_t>(line * d.stride_h), channel, n, start,
+                      scratch, use);
   }
 }
 
@@ -104,7 +246,8 @@ void with_lanes(std::size_t channels, const Use& use) {
 // kSmall: no scale reaches 1; see requantize_rows.
 template <class V, bool kSmall>
 void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                     std::size_t first, std::size_t last, std::uint8_t* y, std::uint8_t* scratch) {
+                     std::size_t lines, std::size_t first, std::size_t last, std::uint8_t* y,
+                     std::uint8_t* scratch) {
   const intact::Requantize r = d.output;
   const auto byte = [&](float bound) {
     return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + r.zero_point));
@@ -119,8 +262,9 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
       bias[i] = V::load(r.bias + channel + i * V::kInts);
       scale[i] = V::load(r.scale + channel + i * V::kInts);
     }
-    const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) {
+    const auto finish = [&](std::size_t line, std::size_t o, const typename V::I (&acc)[4]) INTACT_INLINE {
       typename V::I steps[4];
+#pragma GCC unroll 4
       for (std::size_t i = 0; i < 4; ++i) {
         auto product = V::mul(V::to_float(acc[i]), scale[i]);
         if constexpr (!kSmall) product = V::min(product, most);
@@ -128,19 +272,19 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
       }
       auto bytes = V::max_u8(V::narrow(steps, r.zero_point), low);
       if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-      V::store_bytes(y + o * d.channels + channel, bytes, n);
+      V::store_bytes(y + (line * d.out_width + o) * d.channels + channel, bytes, n);
     };
-    depthwise_step<V>(d, x, top, channel, n, bias, scratch, finish);
+    depthwise_step<V>(d, x, top, lines, channel, n, bias, scratch, finish);
   }
 }
 
 template <class V>
 void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-               std::uint8_t* y, std::uint8_t* scratch) {
+               std::size_t lines, std::uint8_t* y, std::uint8_t* scratch) {
   with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
     using W = decltype(v);
     const auto of = d.output.small ? depthwise_bytes<W, true> : depthwise_bytes<W, false>;
-    of(d, x, top, first, last, y, scratch);
+    of(d, x, top, lines, first, last, y, scratch);
   });
 }
 
@@ -154,7 +298,7 @@ void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::pt
     const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
     Columns<V> columns[4];
     for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
-    const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) {
+    const auto finish = [&](std::size_t, std::size_t o, const typename V::I (&acc)[4]) {
       typename V::I sums[4];
       V::channel_order(acc, sums);
       for (std::size_t i = 0; i * V::kInts < n; ++i) {
@@ -163,7 +307,7 @@ void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::pt
         real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
       }
     };
-    depthwise_step<V>(d, x, top, channel, n, nothing, scratch, finish);
+    depthwise_step<V>(d, x, top, 1, channel, n, nothing, scratch, finish);
   }
   real.end();
 }

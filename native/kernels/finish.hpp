@@ -176,6 +176,14 @@ void requantize_add(const std::int32_t* sums, std::size_t panel, std::size_t cou
   });
 }
 
+// What the compiler has to read again from memory, so that no register holds it during a product.
+template <class T>
+[[gnu::always_inline]] inline const T& in_memory(const T& value) {
+  const T* place = &value;
+  asm volatile("" : "+r"(place)::"memory");
+  return *place;
+}
+
 // Finishes sums in the registers where they came to be.
 template <class V>
 void product(const intact::Multiplication& m, const intact::Bytes& b) {
@@ -204,12 +212,12 @@ void product(const intact::Multiplication& m, const intact::Bytes& b) {
       const Adder<V, kVectors> adder(r, b.sum);
       return each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
         const std::size_t at = row * b.stride;
-        adder.quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
+        in_memory(adder).quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
       });
     }
     with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
       each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
-        to.quad(i, last, b.width, sum, b.y + row * b.stride, b.stride, look_up);
+        in_memory(to).quad(i, last, b.width, sum, b.y + row * b.stride, b.stride, look_up);
       });
     });
   });

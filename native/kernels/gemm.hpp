@@ -55,6 +55,11 @@ template <class V, std::size_t kRows, std::size_t kVectors, class Use>
       }
     }
   }
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v) V::pin(acc[r][v]);
+  }
   use(acc);
 }
 

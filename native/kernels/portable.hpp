@@ -57,6 +57,7 @@ struct Portable {
   static B broadcast4(const std::uint8_t* p) {
     return map<B>([&](std::size_t i) { return p[i % 4]; });
   }
+  static void pin(I&) {}
   static I zero() { return broadcast(0); }
 
   static I dot4(I acc, B u, B s) {

@@ -58,14 +58,16 @@ class DepthwiseConvolution final : public Step {
   void run(const Context& context) const override {
     const auto* x = context.at<const std::uint8_t>(x_);
     auto* y = context.at<std::uint8_t>(y_);
-    context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
-      const std::size_t image = job / w_.out_height, line = job % w_.out_height;
+    const std::size_t pairs = (w_.out_height + 1) / 2;  // of lines
+    context.engine.pool().run(w_.images * pairs, [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = job / pairs, line = job % pairs * 2;
+      const std::size_t lines = std::min<std::size_t>(2, w_.out_height - line);
       const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
                        static_cast<std::ptrdiff_t>(w_.pad_top);
-      const std::size_t at = job * w_.out_width * w_.channels;
-      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, y + at,
+      const std::size_t at = (image * w_.out_height + line) * w_.out_width * w_.channels;
+      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, lines, y + at,
                    context.engine.scratch(thread));
-      const std::size_t size = w_.out_width * w_.channels;
+      const std::size_t size = lines * w_.out_width * w_.channels;
       if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
       if (tail_.other) {
         const auto* other = context.at<const std::uint8_t>(*tail_.other) + at;
