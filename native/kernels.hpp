@@ -214,13 +214,15 @@ struct Kernels {
   // y[rows][columns] = a[rows][columns] * gate[columns].
   void (*gate)(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows,
                std::size_t columns, const Product& p, std::uint8_t* y);
-  // One or two output rows of a depthwise convolution. scratch: depthwise_scratch bytes.
+  // Rows of the output that a depthwise convolution computes at a time, at most.
+  std::size_t (*depthwise_lines)(const Depthwise& d);
+  // `lines` output rows of a depthwise convolution. scratch: depthwise_scratch bytes.
   void (*depthwise)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
                     std::uint8_t* y, std::uint8_t* scratch);
-  // One output row of an image with scale and zero point of its own, f.scales[0] and
-  // f.zero_points[0]; `f` is for the pixels of the row, with whole vectors of what is given per column.
+  // Output rows of an image with scale and zero point of its own, f.scales[0] and f.zero_points[0];
+  // `f` is for the pixels of the rows, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                         const Finish& f, std::uint8_t* scratch);
+                         std::size_t lines, const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,

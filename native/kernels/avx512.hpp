@@ -33,6 +33,9 @@ struct Avx512Half : Avx2Base {
   }
   static F first_values(F v, std::size_t n) { return _mm256_maskz_mov_ps(first(n), v); }
   static B next_byte(B v) { return _mm256_slli_epi32(v, 8); }
+  static B next_byte(B v, B before) {
+    return _mm256_or_si256(next_byte(v), _mm256_srli_epi32(before, 24));
+  }
   static I dot4(I acc, B u, B s) { return _mm256_dpbusd_epi32(acc, u, s); }
 };
 
@@ -133,8 +136,11 @@ struct Avx512 {
   static float greatest(F v) { return _mm512_reduce_max_ps(v); }
   static float least(F v) { return _mm512_reduce_min_ps(v); }
 
-  // Each of four bytes in the place of the next one, and zero in the first.
+  // Each of four bytes in the place of the next one, and in the first zero, or the last of `before`.
   static B next_byte(B v) { return _mm512_slli_epi32(v, 8); }
+  static B next_byte(B v, B before) {
+    return _mm512_or_si512(next_byte(v), _mm512_srli_epi32(before, 24));
+  }
 
   // Four rows of bytes as four vectors that hold [channel][row]; see depthwise_order.
   static void interleave(const B (&t)[4], B (&out)[4]) {

@@ -11,9 +11,10 @@
 
 namespace {
 
+// `height` rows from `top` on.
 template <class V>
 void interleave_columns(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                        std::size_t channel, std::size_t n, std::size_t groups,
+                        std::size_t height, std::size_t channel, std::size_t n, std::size_t groups,
                         std::uint8_t* columns) {
   const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
   const auto padding = V::broadcast_byte(d.x_zero_point);
@@ -21,7 +22,7 @@ void interleave_columns(const intact::Depthwise& d, const std::uint8_t* x, std::
     const std::uint8_t* rows[4];
     for (std::size_t i = 0; i < 4; ++i) {
       const std::ptrdiff_t row = top + static_cast<std::ptrdiff_t>((4 * g + i) * d.dilation_h);
-      const bool inside = 4 * g + i < d.kernel_h && row >= 0 &&
+      const bool inside = 4 * g + i < height && row >= 0 &&
                           row < static_cast<std::ptrdiff_t>(d.height);
       rows[i] = inside ? x + static_cast<std::size_t>(row) * d.width * d.channels + channel : nullptr;
     }
@@ -72,7 +73,7 @@ void depthwise_line(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
                     std::size_t channel, std::size_t n, const typename V::I (&start)[4],
                     std::uint8_t* scratch, const Use& use) {
   const std::size_t groups = (d.kernel_h + 3) / 4;
-  interleave_columns<V>(d, x, top, channel, n, groups, scratch);
+  interleave_columns<V>(d, x, top, d.kernel_h, channel, n, groups, scratch);
   if (d.kernel_w == 3 && groups == 1) {
     depthwise_row<V, 3, 1>(d, channel, start, scratch, use);
   } else if (d.kernel_w == 5 && groups == 2) {
@@ -195,32 +196,94 @@ bool rolls(const intact::Depthwise& d) {
          d.dilation_w == 1 && d.stride_w <= 2;
 }
 
-// `lines` lines of the output, at most two, in steps of `d.stride_h`.
+// Lines of the output whose rows of the input lie in as many groups of four as one line's.
+template <class V>
+std::size_t depthwise_lines(const intact::Depthwise& d) {
+  if constexpr (!kManyRegisters<V>) return 1;
+  if (d.dilation_h != 1) return 1;
+  return ((d.kernel_h + 3) / 4 * 4 - d.kernel_h) / d.stride_h + 1;
+}
+
+// A quarter of a step's channels along a line, its weights in registers: sums[output][4 * V::kInts].
+template <class V, std::size_t kWidth, std::size_t kGroups>
+void quarter_sums(const intact::Depthwise& d, const std::uint8_t* columns,
+                  const typename V::B (&weights)[kWidth][kGroups], typename V::I start,
+                  std::int32_t* sums) {
+  constexpr std::size_t kStep = kGroups * 4 * V::kBytes;
+  const std::size_t dilation = d.dilation_w * kStep, stride = d.stride_w * kStep;
+  for (std::size_t o = 0; o < d.out_width; ++o, columns += stride, sums += 4 * V::kInts) {
+    typename V::I acc = start;
+#pragma GCC unroll 8
+    for (std::size_t w = 0; w < kWidth; ++w) {
+#pragma GCC unroll 2
+      for (std::size_t g = 0; g < kGroups; ++g) {
+        const auto x = V::load_bytes(columns + w * dilation + g * 4 * V::kBytes);
+        acc = V::dot4(acc, x, weights[w][g]);
+      }
+    }
+    V::store(sums, acc);
+  }
+}
+
+// Lines that share their interleaved rows: each has the weights further down.
+template <class V, std::size_t kWidth, std::size_t kGroups, class Use>
+void depthwise_shared(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                      std::size_t lines, std::size_t channel, std::size_t n,
+                      const typename V::I (&start)[4], std::uint8_t* scratch, const Use& use) {
+  const std::size_t height = d.kernel_h + (lines - 1) * d.stride_h;
+  interleave_columns<V>(d, x, top, height, channel, n, kGroups, scratch);
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  auto* sums = reinterpret_cast<std::int32_t*>(scratch + width * kGroups * 4 * V::kBytes);
+  const std::int8_t* from = d.weights + channel * kWidth * kGroups * 4;
+  for (std::size_t line = 0; line < lines; ++line) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      typename V::B weights[kWidth][kGroups];
+      for (std::size_t w = 0; w < kWidth; ++w) {
+        for (std::size_t g = 0; g < kGroups; ++g) {
+          weights[w][g] = V::load_bytes(from + ((w * kGroups + g) * 4 + i) * V::kBytes);
+        }
+        for (std::size_t row = 0; row < line * d.stride_h; ++row) {
+          for (std::size_t g = kGroups; g-- > 0;) {
+            weights[w][g] = g > 0 ? V::next_byte(weights[w][g], weights[w][g - 1]) : V::next_byte(weights[w][g]);
+          }
+        }
+      }
+      quarter_sums<V, kWidth, kGroups>(d, scratch + i * V::kBytes, weights, start[i], sums + i * V::kInts);
+    }
+    for (std::size_t o = 0; o < d.out_width; ++o) {
+      typename V::I acc[4];
+      for (std::size_t i = 0; i < 4; ++i) acc[i] = V::load(sums + (o * 4 + i) * V::kInts);
+      use(line, o, acc);
+    }
+  }
+}
+
+// `lines` lines of the output, at most `depthwise_lines`.
 template <class V, class Use>
 void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t lines, std::size_t channel, std::size_t n,
-                    const typename V::I (&start)[4], std::uint8_t* scratch, const Use& with_line) {
+                    const typename V::I (&start)[4], std::uint8_t* scratch, const Use& use) {
   if constexpr (kManyRegisters<V>) {
     if (rolls<V>(d)) {
-      if (lines == 2 && d.stride_h == 1) {
-        return d.stride_w == 1 ? depthwise_rolling<V, 2, 1>(d, x, top, channel, start, with_line)
-                               : depthwise_rolling<V, 2, 2>(d, x, top, channel, start, with_line);
+      if (lines == 2) {
+        return d.stride_w == 1 ? depthwise_rolling<V, 2, 1>(d, x, top, channel, start, use)
+                               : depthwise_rolling<V, 2, 2>(d, x, top, channel, start, use);
       }
-      for (std::size_t line = 0; line < lines; ++line) {
-        const auto use = [&](std::size_t, std::size_t o, const auto& acc) INTACT_INLINE {
-          with_line(line, o, acc);
-        };
-        const std::ptrdiff_t from = top + static_cast<std::ptrdiff_t>(line * d.stride_h);
-        d.stride_w == 1 ? depthwise_rolling<V, 1, 1>(d, x, from, channel, start, use)
-                        : depthwise_rolling<V, 1, 2>(d, x, from, channel, start, use);
-      }
-      return;
+      return d.stride_w == 1 ? depthwise_rolling<V, 1, 1>(d, x, top, channel, start, use)
+                             : depthwise_rolling<V, 1, 2>(d, x, top, channel, start, use);
+    }
+    const std::size_t groups = (d.kernel_h + 3) / 4;
+    if (d.kernel_w == 5 && groups == 2) {
+      return depthwise_shared<V, 5, 2>(d, x, top, lines, channel, n, start, scratch, use);
+    }
+    if (d.kernel_w == 7 && groups == 2) {
+      return depthwise_shared<V, 7, 2>(d, x, top, lines, channel, n, start, scratch, use);
     }
   }
   for (std::size_t line = 0; line < lines; ++line) {
-    const auto use = [&](std::size_t o, const auto& acc) { with_line(line, o, acc); };
+    const auto of_line = [&](std::size_t o, const auto& acc) { use(line, o, acc); };
     depthwise_line<V>(d, x, top + static_cast<std::ptrdiff_t>(line * d.stride_h), channel, n, start,
-                      scratch, use);
+                      scratch, of_line);
   }
 }
 
@@ -290,7 +353,7 @@ void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t
 
 template <class V, class Function>
 void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                      std::size_t first, std::size_t last, const intact::Finish& f,
+                      std::size_t lines, std::size_t first, std::size_t last, const intact::Finish& f,
                       const Function& function, std::uint8_t* scratch) {
   Real<V, Of::kImage, Function> real(f, function);
   const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
@@ -298,27 +361,28 @@ void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::pt
     const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
     Columns<V> columns[4];
     for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
-    const auto finish = [&](std::size_t, std::size_t o, const typename V::I (&acc)[4]) {
+    const auto finish = [&](std::size_t line, std::size_t o, const typename V::I (&acc)[4]) {
       typename V::I sums[4];
       V::channel_order(acc, sums);
       for (std::size_t i = 0; i * V::kInts < n; ++i) {
-        const std::size_t begin = i * V::kInts, at = o * f.stride + channel + begin;
+        const std::size_t begin = i * V::kInts;
+        const std::size_t at = (line * d.out_width + o) * f.stride + channel + begin;
         const std::size_t left = n - begin < V::kInts ? n - begin : V::kInts;
         real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
       }
     };
-    depthwise_step<V>(d, x, top, 1, channel, n, nothing, scratch, finish);
+    depthwise_step<V>(d, x, top, lines, channel, n, nothing, scratch, finish);
   }
   real.end();
 }
 
 template <class V>
 void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                    const intact::Finish& f, std::uint8_t* scratch) {
+                    std::size_t lines, const intact::Finish& f, std::uint8_t* scratch) {
   with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
     using W = decltype(v);
     with_function<W>(f.function, [&](const auto& function) {
-      depthwise_floats<W>(d, x, top, first, last, f, function, scratch);
+      depthwise_floats<W>(d, x, top, lines, first, last, f, function, scratch);
     });
   });
 }

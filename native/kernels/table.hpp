@@ -62,6 +62,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .lookup = lookup<V>,
       .add = add<V>,
       .gate = gate<V>,
+      .depthwise_lines = depthwise_lines<V>,
       .depthwise = depthwise<V>,
       .depthwise_real = depthwise_real<V>,
       .maximum = maximum<V>,

@@ -1,13 +1,36 @@
-// Depthwise convolutions, an output row a job: to uint8, or to float32 where each image has scale and
+// Depthwise convolutions, a few output rows a job: to uint8, or to float32 where each image has scale and
 // zero point of its own.
 
 #include <algorithm>
+#include <optional>
 
 #include "finish.hpp"
 #include "steps.hpp"
 
 namespace intact {
 namespace {
+
+// The lines of an image in jobs of at most so many lines, as evenly as threads can share them.
+class LineJobs {
+ public:
+  LineJobs(const Program& program, const Windows& w, std::size_t most)
+      : images_(w.images), height_(w.out_height), jobs_((height_ + most - 1) / most) {
+    const std::size_t threads = program.engine().pool().threads();
+    if (images_ == 1) jobs_ = std::min(height_, round_up(jobs_, threads));
+  }
+
+  std::size_t count() const { return images_ * jobs_; }
+  std::size_t image(std::size_t job) const { return job / jobs_; }
+  std::size_t first(std::size_t job) const { return job % jobs_ * height_ / jobs_; }
+  std::size_t lines(std::size_t job) const { return (job % jobs_ + 1) * height_ / jobs_ - first(job); }
+
+ private:
+  std::size_t images_, height_, jobs_;
+};
+
+std::ptrdiff_t top_of(const Windows& w, std::size_t line) {
+  return static_cast<std::ptrdiff_t>(line * w.stride_h) - static_cast<std::ptrdiff_t>(w.pad_top);
+}
 
 class DepthwiseConvolution final : public Step {
  public:
@@ -51,6 +74,7 @@ class DepthwiseConvolution final : public Step {
           .weights = weights_.data(),
           .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
                      small, nullptr}};
+    jobs_.emplace(program, w_, k_.depthwise_lines(d_));
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
@@ -58,14 +82,11 @@ class DepthwiseConvolution final : public Step {
   void run(const Context& context) const override {
     const auto* x = context.at<const std::uint8_t>(x_);
     auto* y = context.at<std::uint8_t>(y_);
-    const std::size_t pairs = (w_.out_height + 1) / 2;  // of lines
-    context.engine.pool().run(w_.images * pairs, [&](std::size_t job, std::size_t thread) {
-      const std::size_t image = job / pairs, line = job % pairs * 2;
-      const std::size_t lines = std::min<std::size_t>(2, w_.out_height - line);
-      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
-                       static_cast<std::ptrdiff_t>(w_.pad_top);
-      const std::size_t at = (image * w_.out_height + line) * w_.out_width * w_.channels;
-      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top, lines, y + at,
+    const LineJobs& jobs = *jobs_;
+    context.engine.pool().run(jobs.count(), [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = jobs.image(job), first = jobs.first(job), lines = jobs.lines(job);
+      const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
+      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top_of(w_, first), lines, y + at,
                    context.engine.scratch(thread));
       const std::size_t size = lines * w_.out_width * w_.channels;
       if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
@@ -85,6 +106,7 @@ class DepthwiseConvolution final : public Step {
   std::vector<std::int32_t> bias_;
   std::vector<float> scale_;
   Depthwise d_;
+  std::optional<LineJobs> jobs_;
 };
 
 // Of images that were quantized one by one; ends in float32.
@@ -121,6 +143,7 @@ class RealDepthwise final : public Step {
     out_.bias.resize(round_up(channels, k_.lanes));
     out_.scale.resize(round_up(channels, k_.lanes));
     if (!out_.real->shift.empty()) out_.real->shift.resize(round_up(channels, k_.lanes));
+    jobs_.emplace(program, w_, k_.depthwise_lines(shape(0)));
   }
 
   std::size_t scratch() const override { return depthwise_scratch(k_, shape(0)); }
@@ -130,18 +153,17 @@ class RealDepthwise final : public Step {
     if (out_.extremes) out_.extremes->clear(context);
     const auto* scales = context.at<const float>(out_.rows->scales);
     const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
-    context.engine.pool().run(w_.images * w_.out_height, [&](std::size_t job, std::size_t thread) {
-      const std::size_t image = job / w_.out_height, line = job % w_.out_height;
-      const auto top = static_cast<std::ptrdiff_t>(line * w_.stride_h) -
-                       static_cast<std::ptrdiff_t>(w_.pad_top);
-      const std::size_t at = job * w_.out_width * w_.channels;
+    const LineJobs& jobs = *jobs_;
+    context.engine.pool().run(jobs.count(), [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = jobs.image(job), first = jobs.first(job);
+      const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
       Finish f = finish_of(context, out_, y_, at, 0, w_.channels);
       f.scales = &scales[image];
       f.zero_points = &points[image];
       if (out_.extremes) f.extremes = out_.extremes->of(context, thread, image);
       k_.depthwise_real(shape(static_cast<std::uint8_t>(points[image])),
-                        x + image * w_.height * w_.width * w_.channels, top, f,
-                        context.engine.scratch(thread));
+                        x + image * w_.height * w_.width * w_.channels, top_of(w_, first),
+                        jobs.lines(job), f, context.engine.scratch(thread));
     });
   }
 
@@ -159,6 +181,7 @@ class RealDepthwise final : public Step {
   Output out_;
   const Kernels& k_;
   std::vector<std::int8_t> weights_;
+  std::optional<LineJobs> jobs_;
 };
 
 }  // namespace
