@@ -48,7 +48,7 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
         "group": draw(st.sampled_from([1, 1, 2, 3])),
         # Below, at and above the columns of a block; few and many values of K.
         "inputs": draw(st.sampled_from([1, 3, 4, 17, 64])),
-        "outputs": draw(st.sampled_from([1, 5, 16, 33, 64, 70])),
+        "outputs": draw(st.sampled_from([1, 5, 16, 24, 33, 40, 64, 70, 144])),
     }  # fmt: skip
 
 
@@ -82,19 +82,21 @@ def test_conv(
 @each_isa
 @quick
 @given(
-    seeds, st.sampled_from([2, 16, 33, 64, 130]), st.sampled_from([(3, 3), (5, 5), (7, 2), (1, 4)]),
-    st.sampled_from([1, 2]), st.sampled_from([1, 2]), st.integers(0, 3), dtypes, threads,
+    seeds, st.sampled_from([2, 16, 33, 64, 130]),
+    st.sampled_from([(3, 3), (5, 5), (7, 7), (7, 2), (8, 5), (1, 4)]),
+    st.sampled_from([(1, 1), (2, 2), (2, 1), (1, 2), (3, 3)]), st.sampled_from([(1, 1), (2, 1), (1, 2)]),
+    st.integers(0, 3), st.sampled_from([1, 2]), dtypes, threads,
 )  # fmt: skip
 def test_depthwise(
-    isa: str, seed: int, channels: int, kernel: tuple[int, int], stride: int, dilation: int,
-    pad: int, dtype: Any, count: int,
+    isa: str, seed: int, channels: int, kernel: tuple[int, int], strides: tuple[int, int],
+    dilations: tuple[int, int], pad: int, images: int, dtype: Any, count: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
-    x_q, x = activation(rng, (2, channels, 14, 11), dtype)
+    x_q, x = activation(rng, (images, channels, 15, 14), dtype)
     w_q, w = weight(rng, (channels, 1, *kernel), 0)
     b_q, b = bias(rng, x, w, channels)
     attributes: dict[str, Any] = {
-        "strides": [stride, 1], "dilations": [dilation, 1], "pads": [pad, 1, 0, pad],
+        "strides": strides, "dilations": dilations, "pads": [pad, 1, 0, pad],
         "group": channels,
     }  # fmt: skip
     y = output(arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes), dtype)
@@ -227,11 +229,14 @@ def test_concat(isa: str, seed: int) -> None:
 
 @each_isa
 @quick
-@given(seeds, st.booleans(), st.sampled_from(["convolution", "depthwise"]))
-def test_what_is_fused_computes_the_same(isa: str, seed: int, swapped: bool, kind: str) -> None:
+@given(seeds, st.booleans(), st.sampled_from(["convolution", "depthwise"]),
+       st.sampled_from([8, 24, 40, 64, 136]))  # fmt: skip
+def test_what_is_fused_computes_the_same(
+    isa: str, seed: int, swapped: bool, kind: str, channels: int
+) -> None:
     """conv, SiLU by table, residual sum, clamp: one instruction, the arithmetic of four."""
     rng = np.random.default_rng(seed)
-    channels, group = 40, 40 if kind == "depthwise" else 1
+    group = channels if kind == "depthwise" else 1
     x_q, x = activation(rng, (2, channels, 6, 7))
     w_q, w = weight(rng, (channels, channels // group, 3, 3), 0)
     attributes: dict[str, Any] = {"pads": [1, 1, 1, 1], "group": group}
