@@ -229,12 +229,12 @@ def test_concat(isa: str, seed: int) -> None:
 
 @each_isa
 @quick
-@given(seeds, st.booleans(), st.sampled_from(["convolution", "depthwise"]),
+@given(seeds, st.booleans(), st.booleans(), st.sampled_from(["convolution", "depthwise"]),
        st.sampled_from([8, 24, 40, 64, 136]))  # fmt: skip
 def test_what_is_fused_computes_the_same(
-    isa: str, seed: int, swapped: bool, kind: str, channels: int
+    isa: str, seed: int, swapped: bool, looked_up: bool, kind: str, channels: int
 ) -> None:
-    """conv, SiLU by table, residual sum, clamp: one instruction, the arithmetic of four."""
+    """conv, SiLU by table or nothing, residual sum, clamp: one instruction, the arithmetic of four."""
     rng = np.random.default_rng(seed)
     group = channels if kind == "depthwise" else 1
     x_q, x = activation(rng, (2, channels, 6, 7))
@@ -243,8 +243,10 @@ def test_what_is_fused_computes_the_same(
     c = output(arithmetic.conv(x_q, x, w_q, w, **attributes))
     c_q = arithmetic.conv(x_q, x, w_q, w, None, c, **attributes)
     silu = FUNCTIONS["Swish"]
-    f = output(silu(dequantize(c_q, c).astype(np.float64)))
-    f_q = arithmetic.lookup(c_q, arithmetic.table(silu, c, f))
+    f, f_q = c, c_q
+    if looked_up:
+        f = output(silu(dequantize(c_q, c).astype(np.float64)))
+        f_q = arithmetic.lookup(c_q, arithmetic.table(silu, c, f))
     total = np.maximum(arithmetic.add(f_q, f, x_q, x), 0)
     s = output(total)
     graph = Graph()
@@ -252,8 +254,10 @@ def test_what_is_fused_computes_the_same(
         "Conv", [graph.activation("x", x_q, x), graph.weight("w", w_q, w)], "c", **attributes
     )
     dq = graph.quantized("c", c)
-    graph.node("Mul", [dq, graph.node("Sigmoid", [dq], "sigmoid")], "f")
-    operands = [graph.quantized("f", f), "x_dq"]
+    if looked_up:
+        graph.node("Mul", [dq, graph.node("Sigmoid", [dq], "sigmoid")], "f")
+        dq = graph.quantized("f", f)
+    operands = [dq, "x_dq"]
     graph.node("Relu", [graph.node("Add", operands[::-1] if swapped else operands, "t")], "s")
     result = graph.quantized("s", s)
     assert_same(graph.run([result], isa)[0], dequantize(quantize(total, s), s))
