@@ -195,13 +195,13 @@ NB_MODULE(_native, m) {
       }, "Multiply-accumulates a second, in billions, on data in the first cache.");
 
   nb::class_<Packed>(m, "Packed")
-      .def_static("pack", [](const Engine& engine, const Matrices<std::int8_t>& weights,
+      .def_static("pack", [](Engine& engine, const Matrices<std::int8_t>& weights,
                              const std::array<std::size_t, 6>& kernel) {
         require(weights.size() > 0, "weights are empty");
         const auto& [h, w, stride_h, stride_w, dilation_h, dilation_w] = kernel;
         require(h > 0 && w > 0 && stride_h > 0 && stride_w > 0, "a kernel or stride is zero");
         const Kernel shape{h, w, stride_h, stride_w, dilation_h, dilation_w};
-        return std::make_shared<Packed>(engine.kernels(), weights.data(), weights.shape(0),
+        return std::make_shared<Packed>(engine.kernels(), engine.store(), weights.data(), weights.shape(0),
                                         weights.shape(1), weights.shape(2), shape);
       }, nb::arg("engine"), nb::arg("weights"), nb::arg("kernel"),
          "Weights [groups, K, N] for `engine`; size, strides and dilations of the kernel.")

@@ -47,10 +47,10 @@ void bind_recurrent(nb::module_& m, nb::class_<Program>& program) {
       .def_prop_ro("bytes", [](const PackedReals& packed) { return packed.data.bytes(); });
 
   nb::class_<RecurrentWeights>(m, "RecurrentWeights")
-      .def_static("pack", [](const Engine& engine, const Matrices<std::int8_t>& w,
+      .def_static("pack", [](Engine& engine, const Matrices<std::int8_t>& w,
                              const Row<float>& scale, const std::optional<Row<float>>& bias) {
         check_square(w);
-        return std::make_shared<RecurrentWeights>(engine.kernels(), w.data(), w.shape(0),
+        return std::make_shared<RecurrentWeights>(engine.kernels(), engine.store(), w.data(), w.shape(0),
                                                   w.shape(1), vector(scale), vector(bias));
       }, nb::arg("engine"), nb::arg("weights"), nb::arg("scale"), nb::arg("bias").none(),
          "int8 weights [gates, hidden, hidden] for `engine`; scale, bias: [gates * hidden].")

@@ -11,11 +11,11 @@ constexpr std::size_t kNoOffset = 0;
 
 }  // namespace
 
-Packed::Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
-               std::size_t n, const Kernel& kernel)
+Packed::Packed(const Kernels& kernels, Store& store, const std::int8_t* w, std::size_t groups,
+               std::size_t k, std::size_t n, const Kernel& kernel)
     : groups(groups), k(k), n(n), kernel(kernel), reading(reading_of(kernels, kernel, groups, k)),
       group_bytes(packed_size(kernels, reading.taps * reading.k, n)), kernels(&kernels),
-      data(times(groups, group_bytes)) {
+      data(store.take(times(groups, group_bytes))) {
   std::vector<std::int8_t> ordered;
   for (std::size_t g = 0; g < groups; ++g) {
     const std::int8_t* of = w + g * k * n;

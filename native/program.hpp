@@ -12,33 +12,16 @@
 
 #include "checks.hpp"
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "pool.hpp"
 #include "windows.hpp"
 
 namespace intact {
 
-// Memory for vectors, with readable slack behind it.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::size_t bytes) : bytes_(bytes) {
-    data_.reset(static_cast<std::uint8_t*>(::operator new(bytes + kSlack, std::align_val_t{64})));
-  }
-  std::uint8_t* data() const { return data_.get(); }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<std::uint8_t, Free> data_;
-  std::size_t bytes_ = 0;
-};
-
 // Weights w[k][n] in the panels of one instruction set; shared by the programs of all shapes.
 // k: [kernel_h][kernel_w][channels].
 struct Packed {
-  Packed(const Kernels& kernels, const std::int8_t* w, std::size_t groups, std::size_t k,
+  Packed(const Kernels& kernels, Store& store, const std::int8_t* w, std::size_t groups, std::size_t k,
          std::size_t n, const Kernel& kernel);
   std::size_t groups, k, n;  // of one group
   Kernel kernel;
@@ -68,6 +51,7 @@ class Engine {
   const Kernels& kernels() const { return kernels_; }
   Pool& pool() { return pool_; }
   std::mutex& mutex() { return mutex_; }
+  Store& store() { return store_; }
   std::uint8_t* arena(std::size_t bytes);
   std::uint8_t* scratch(std::size_t thread) const { return scratch_[thread].data(); }
   void reserve_scratch(std::size_t bytes);
@@ -78,6 +62,7 @@ class Engine {
   const Kernels& kernels_;
   Pool pool_;
   std::mutex mutex_;
+  Store store_;  // of weights
   Buffer arena_;
   std::vector<Buffer> scratch_;
 };

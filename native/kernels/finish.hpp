@@ -128,20 +128,27 @@ void requantize(const std::int32_t* sums, std::size_t panel, std::size_t count, 
   if (r.table && !HasTables<V>) lookup<V>(y, count, columns, stride, r.table);
 }
 
-// What becomes of sums and another uint8 tensor, for a panel.
-template <class V, std::size_t kVectors>
+// What becomes of sums and another uint8 tensor, for a panel. kBounded: the sum lies between -2**14 and
+// 2**14 of its steps, so that the bytes can be clamped instead.
+template <class V, std::size_t kVectors, bool kBounded>
 struct Adder {
   using Q = Quad<V, kVectors>;
   const std::int32_t zero_point;
   typename V::F a_low, a_high, a_scale, b_scale, scale, reciprocal, low, high, factor[kVectors];
   typename V::I b_zero;
+  typename V::B lowest, highest;
 
   Adder(const intact::Requantize& r, const intact::Sum& s)
       : zero_point(s.zero_point), a_low(V::broadcast(r.low)), a_high(V::broadcast(r.high)),
         a_scale(V::broadcast(s.a_scale)), b_scale(V::broadcast(s.b_scale)),
         scale(V::broadcast(s.scale)), reciprocal(V::broadcast(1.0f / s.scale)),
-        low(V::broadcast(s.low)), high(V::broadcast(s.high)), b_zero(V::broadcast(s.b_zero_point)) {
+        low(V::broadcast(s.low)), high(V::broadcast(s.high)), b_zero(V::broadcast(s.b_zero_point)),
+        lowest(byte(s.low)), highest(byte(s.high)) {
     for (std::size_t v = 0; v < kVectors; ++v) factor[v] = V::load(r.scale + v * V::kInts);
+  }
+
+  typename V::B byte(float bound) const {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
   }
 
   template <class Sum>
@@ -158,10 +165,23 @@ struct Adder {
       total[v] = V::add(a, V::mul(V::to_float(q), b_scale));
     }
     typename V::I steps[4];
-    divide_round4<V>(total, scale, reciprocal, low, high, steps);
-    Q::store(y, stride, i, last, columns, V::in_order(V::narrow(steps, zero_point)));
+    divide_round4<V, kBounded>(total, scale, reciprocal, low, high, steps);
+    auto bytes = V::in_order(V::narrow(steps, zero_point));
+    if constexpr (kBounded) bytes = V::min_u8(V::max_u8(bytes, lowest), highest);
+    Q::store(y, stride, i, last, columns, bytes);
   }
 };
+
+// Calls use(adder).
+template <class V, std::size_t kVectors, class Use>
+void with_adder(const intact::Requantize& r, const intact::Sum& s, const Use& use) {
+  constexpr float kMostSteps = 1 << 14, kMostValues = 256;
+  if (kMostValues * (s.a_scale + s.b_scale) < kMostSteps * s.scale) {
+    use(Adder<V, kVectors, true>(r, s));
+  } else {
+    use(Adder<V, kVectors, false>(r, s));
+  }
+}
 
 template <class V>
 void requantize_add(const std::int32_t* sums, std::size_t panel, std::size_t count,
@@ -169,10 +189,11 @@ void requantize_add(const std::int32_t* sums, std::size_t panel, std::size_t cou
                     const std::uint8_t* other, std::uint8_t* y, std::size_t stride) {
   with_vectors<V>(panel, [&](auto vectors) {
     const StoredSums<V, vectors> stored(sums, count - 1, r.bias);
-    const Adder<V, vectors> adder(r, s);
-    for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
-      adder.quad(i, count - 1, columns, stored, other, y, stride);
-    }
+    with_adder<V, vectors>(r, s, [&](const auto& adder) {
+      for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
+        adder.quad(i, count - 1, columns, stored, other, y, stride);
+      }
+    });
   });
 }
 
@@ -209,10 +230,11 @@ void product(const intact::Multiplication& m, const intact::Bytes& b) {
       });
     };
     if (b.other) {
-      const Adder<V, kVectors> adder(r, b.sum);
-      return each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
-        const std::size_t at = row * b.stride;
-        in_memory(adder).quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
+      return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
+        each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+          const std::size_t at = row * b.stride;
+          in_memory(adder).quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
+        });
       });
     }
     with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {

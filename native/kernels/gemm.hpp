@@ -22,12 +22,29 @@ void with_vectors(std::size_t columns, const Use& use) {
   call.template operator()<V::kMostVectors>(call);
 }
 
+// Weights that are read into the cache while others are multiplied, evenly spread over all steps.
+template <class V>
+struct Ahead {
+  const std::int8_t* at;
+  std::size_t bytes;  // a step
+
+  [[gnu::always_inline]] void step() {
+    V::prefetch(at);
+    at += bytes;
+  }
+};
+
+struct NothingAhead {
+  void step() {}
+};
+
 // kRows x kVectors accumulators, kVectors weights and one broadcast activation are live at a time:
 // 6 x 4 + 4 + 1 of the 32 registers of AVX-512; 6 x 2 + 2 + 1 of the 16 of AVX-VNNI. Sums begin at
 // `start`, and end in use(sums). Rows beyond the last repeat it.
-template <class V, std::size_t kRows, std::size_t kVectors, class Use>
+template <class V, std::size_t kRows, std::size_t kVectors, class Ahead, class Use>
 [[gnu::always_inline]] inline void gemm_block(const intact::Multiplication& m, std::size_t first,
-                                              const typename V::I (&start)[kVectors], const Use& use) {
+                                              const typename V::I (&start)[kVectors], Ahead& ahead,
+                                              const Use& use) {
   const std::uint8_t* rows[kRows];
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -44,6 +61,7 @@ template <class V, std::size_t kRows, std::size_t kVectors, class Use>
   for (std::size_t t = 0; t < m.taps; ++t) {
     const std::size_t end = m.offsets[t] + m.k;
     for (std::size_t i = m.offsets[t]; i < end; i += 4, panel += 4 * kVectors * V::kInts) {
+      ahead.step();
       typename V::B weights[kVectors];
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < kVectors; ++v) weights[v] = V::load_bytes(panel + 4 * v * V::kInts);
@@ -70,7 +88,8 @@ void gemm_rest(const intact::Multiplication& m, std::size_t first,
   if constexpr (kRows > 1) {
     if (m.count - first <= kRows / 2) return gemm_rest<V, kRows / 2, kVectors>(m, first, start, use);
   }
-  gemm_block<V, kRows, kVectors>(m, first, start,
+  NothingAhead nothing;
+  gemm_block<V, kRows, kVectors>(m, first, start, nothing,
                                  [&](const auto& acc) INTACT_INLINE { use(first, acc); });
 }
 
@@ -80,8 +99,18 @@ void gemm_panel(const intact::Multiplication& m, const typename V::I (&start)[kV
                 const Use& use) {
   constexpr std::size_t kRows = V::kBlockRows[kVectors - 1];
   std::size_t row = 0;
+  if constexpr (requires { V::prefetch(m.next); }) {
+    if (m.next_bytes > 0 && m.count >= kRows) {
+      Ahead<V> ahead{m.next, m.next_bytes / (m.count / kRows * (m.taps * m.k / 4)) + 1};
+      for (; row + kRows <= m.count; row += kRows) {
+        gemm_block<V, kRows, kVectors>(m, row, start, ahead,
+                                       [&](const auto& acc) INTACT_INLINE { use(row, acc); });
+      }
+    }
+  }
+  NothingAhead nothing;
   for (; row + kRows <= m.count; row += kRows) {
-    gemm_block<V, kRows, kVectors>(m, row, start,
+    gemm_block<V, kRows, kVectors>(m, row, start, nothing,
                                    [&](const auto& acc) INTACT_INLINE { use(row, acc); });
   }
   if (row < m.count) gemm_rest<V, kRows, kVectors>(m, row, start, use);

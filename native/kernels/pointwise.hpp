@@ -26,7 +26,8 @@ typename V::I divide_round(typename V::F x, typename V::F scale, typename V::F r
 }
 
 // clamp(rne(x / scale), low, high) of four vectors; see divide_round. kBounded: x / scale is known to
-// be at most 256 in magnitude, and whoever narrows the result clamps it.
+// be at most 2**14 in magnitude, and whoever narrows the result clamps it: where it is not clamped it is
+// below 256.
 template <class V, bool kBounded = false>
 void divide_round4(const typename V::F (&x)[4], typename V::F scale, typename V::F reciprocal,
                    typename V::F low, typename V::F high, typename V::I (&y)[4]) {

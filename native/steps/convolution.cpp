@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "finish.hpp"
 #include "steps.hpp"
@@ -22,6 +23,8 @@ constexpr std::size_t kJobsPerThread = 4;
 constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
 constexpr std::size_t kMostBlockRows = 96;
 constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
+constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
+constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
 class Convolution final : public Step {
@@ -68,6 +71,7 @@ class Convolution final : public Step {
                 .dilation_w = w_.dilation_w, .channels = group_channels_};
     const bool moves = w_.stride_h != 1 || w_.stride_w != 1 || w_.pad_top != 0 || w_.pad_left != 0;
     direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
+    if (!direct_ && k_.product && kernel.pointwise()) direct_ = find_starts();
     sliding_ = slides();
     fused_ = k_.product && !out_.real && (!tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
@@ -76,7 +80,7 @@ class Convolution final : public Step {
     if (stride_ / 64 % 2 == 0) stride_ += 64;
     // As many parts as there are steps of a product to hide them in.
     const std::size_t steps = padded_k_ / k_.k_step;
-    part_rows_ = k_.product ? k_.rows
+    part_rows_ = k_.product ? kBlocksFinished * k_.rows
                             : std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
     if (sliding_) {
       plan_lines();
@@ -122,9 +126,27 @@ class Convolution final : public Step {
     });
   }
 
+  // Of a pointwise convolution with a stride, whose windows lie in the image as they are.
+  bool find_starts() {
+    if (w_.pad_top != 0 || w_.pad_left != 0 || (w_.out_height - 1) * w_.stride_h >= w_.height ||
+        (w_.out_width - 1) * w_.stride_w >= w_.width ||
+        w_.in_pixels() * w_.channels > std::numeric_limits<std::uint32_t>::max()) {
+      return false;
+    }
+    for (std::size_t line = 0; line < w_.images * w_.out_height; ++line) {
+      const std::size_t image = line / w_.out_height, y = line % w_.out_height * w_.stride_h;
+      for (std::size_t x = 0; x < w_.out_width; ++x) {
+        const std::size_t pixel = (image * w_.height + y) * w_.width + x * w_.stride_w;
+        starts_.push_back(static_cast<std::uint32_t>(pixel * w_.channels));
+      }
+    }
+    return true;
+  }
+
   std::size_t panels_of_group() const { return panels_of(k_, weights_->n); }
   std::size_t sums_bytes() const {
-    return round_up(k_.rows * k_.columns * sizeof(std::int32_t), 64);
+    const std::size_t blocks = k_.product ? kBlocksFinished : 1;
+    return round_up(blocks * k_.rows * k_.columns * sizeof(std::int32_t), 64);
   }
 
   void check_real(const Program& program) const {
@@ -275,8 +297,10 @@ class Convolution final : public Step {
     if (direct < count) {
       gather(*work.context, x, row + direct, count - direct, work.group * group_channels_, gathered);
     }
-    const std::uint8_t* of_group = x + row * w_.channels + work.group * group_channels_;
-    const Rows rows[2] = {{of_group, w_.channels, nullptr, direct},
+    const std::uint8_t* of_group = x + work.group * group_channels_;
+    const bool strided = direct_ && !starts_.empty();
+    const Rows rows[2] = {strided ? Rows{of_group, 0, starts_.data() + row, direct}
+                                  : Rows{of_group + row * w_.channels, w_.channels, nullptr, direct},
                           {gathered, stride_, nullptr, count - direct}};
     multiply(work, rows, row, 0, &kNoOffset, 1, padded_k_);
   }
@@ -313,10 +337,14 @@ class Convolution final : public Step {
     for (std::size_t p = work.first; p < work.last; ++p) {
       const Panel panel = panel_of(k_, weights_->n, p);
       const std::size_t width = std::min(panel.columns, weights_->n - panel.first);
-      const std::size_t block_rows = k_.block_rows(panel.columns), bytes = padded_k_ * panel.columns;
-      // The next panel comes from the L3 cache while the rows are multiplied by this one.
+      const std::size_t blocks_at_once = k_.product ? kBlocksFinished : 1;
+      const std::size_t block_rows = blocks_at_once * k_.block_rows(panel.columns);
+      // The next panel comes from the L3 cache while the rows are multiplied by this one: a share of it
+      // during each product, or all during the first that are finished in registers.
+      const std::size_t bytes = padded_k_ * panel.columns;
       const std::size_t products = (rows[0].count + rows[1].count + block_rows - 1) / block_rows;
-      const std::size_t share = many_weights() && p + 1 < work.last ? bytes / products : 0;
+      const bool ahead = weights_->group_bytes > kWeightsAhead && p + 1 < work.last;
+      const std::size_t share = !ahead ? 0 : fused_ ? bytes : bytes / products;
       Multiplication m{.a = nullptr, .stride = 0, .starts = nullptr, .count = 0, .offsets = offsets,
                        .taps = taps, .k = k, .panel = weights + padded_k_ * panel.first,
                        .columns = panel.columns, .sums = nullptr, .beside = {}};

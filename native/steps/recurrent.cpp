@@ -300,11 +300,11 @@ class Recurrence final : public Step {
 
 }  // namespace
 
-RecurrentWeights::RecurrentWeights(const Kernels& kernels, const std::int8_t* w, std::size_t gates,
-                                   std::size_t hidden, const std::vector<float>& scales,
+RecurrentWeights::RecurrentWeights(const Kernels& kernels, Store& store, const std::int8_t* w,
+                                   std::size_t gates, std::size_t hidden, const std::vector<float>& scales,
                                    const std::vector<float>& biases)
     : gates(gates), hidden(hidden), panel(kernels.columns), padded(round_up(hidden, panel)),
-      integers(std::make_shared<Packed>(kernels, w, gates, hidden, hidden, kPointwise)) {
+      integers(std::make_shared<Packed>(kernels, store, w, gates, hidden, hidden, kPointwise)) {
   const std::size_t columns = times(gates, hidden);
   require(columns > 0, "weights are empty");
   require(scales.size() == columns && (biases.empty() || biases.size() == columns),

@@ -13,7 +13,7 @@ namespace intact {
 // The state's weights of one direction, gate by gate, shared by the programs of all shapes.
 struct RecurrentWeights {
   // w[gates][hidden][hidden], state by unit; scale: [gates * hidden]; bias: that, or none.
-  RecurrentWeights(const Kernels& kernels, const std::int8_t* w, std::size_t gates,
+  RecurrentWeights(const Kernels& kernels, Store& store, const std::int8_t* w, std::size_t gates,
                    std::size_t hidden, const std::vector<float>& scale,
                    const std::vector<float>& bias);
   RecurrentWeights(const float* w, std::size_t gates, std::size_t hidden,

@@ -1,0 +1,51 @@
+#include "memory.hpp"
+
+#include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "checks.hpp"
+#include "kernels.hpp"
+
+namespace intact {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kLargePage = 2 * 1024 * 1024;
+constexpr std::size_t kBlock = 32 * 1024 * 1024;  // of addresses; memory is what is written to
+
+}  // namespace
+
+Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
+  const bool large = bytes >= kLargePage;
+  const std::align_val_t alignment{large ? kLargePage : kAlignment};
+  data_ = {static_cast<std::uint8_t*>(::operator new(bytes + kSlack, alignment)),
+           [alignment](std::uint8_t* p) { ::operator delete(p, alignment); }};
+#ifdef MADV_HUGEPAGE
+  // A hint: what becomes of it does not matter.
+  if (large) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+#endif
+}
+
+Buffer Store::take(std::size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  return Buffer(bytes);  // so that what lies beyond one is seen
+#else
+  const std::size_t needed = round_up(bytes + kSlack, kAlignment);
+  if (needed > kBlock / 2) return Buffer(bytes);
+  const std::lock_guard lock(mutex_);
+  if (block_.bytes() - used_ < needed) {
+    block_ = Buffer(kBlock);
+    used_ = 0;
+  }
+  Buffer taken;
+  taken.data_ = {block_.data_, block_.data() + used_};
+  taken.bytes_ = bytes;
+  used_ += needed;
+  return taken;
+#endif
+}
+
+}  // namespace intact
