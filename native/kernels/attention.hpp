@@ -35,21 +35,30 @@ void real_block(const float* a, std::size_t a_stride, const float* b, std::size_
   }
 }
 
-// As real_block for `columns`, a multiple of V::kInts.
+// As real_block for `columns`, a multiple of V::kInts. Eight accumulators at least, so that no sum waits
+// for itself; of many rows and columns as many as there are registers for.
 template <class V, std::size_t kRows>
 void real_rows(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
                std::size_t depth, std::size_t columns, float* y, std::size_t y_stride) {
-  constexpr std::size_t kVectors = V::kInts >= 16 ? 4 : 2;
+  constexpr std::size_t kVectors = V::kInts >= 16 ? 4 : 2, kTall = kRows < 4 ? kRows : 4;
   std::size_t j = 0;
   for (; j + kVectors * V::kInts <= columns; j += kVectors * V::kInts) {
-    real_block<V, kRows, kVectors>(a, a_stride, b + j, b_stride, depth, y + j, y_stride);
+    for (std::size_t r = 0; r < kRows; r += kTall) {
+      real_block<V, kTall, kVectors>(a + r * a_stride, a_stride, b + j, b_stride, depth,
+                                     y + r * y_stride + j, y_stride);
+    }
+  }
+  if constexpr (kVectors == 4) {
+    for (; j + 2 * V::kInts <= columns; j += 2 * V::kInts) {
+      real_block<V, kRows, 2>(a, a_stride, b + j, b_stride, depth, y + j, y_stride);
+    }
   }
   for (; j < columns; j += V::kInts) {
     real_block<V, kRows, 1>(a, a_stride, b + j, b_stride, depth, y + j, y_stride);
   }
 }
 
-constexpr std::size_t kQueries = 4;
+constexpr std::size_t kQueries = 8;
 
 // y[i][j] = x[j][i] * scale for 4 x 4 values.
 inline void transpose4(const float* x, std::size_t x_stride, float scale, float* y,
@@ -100,52 +109,90 @@ inline std::size_t attention_scratch(const intact::Attention& a) {
   return a.width * keys + a.keys * v_width + kQueries * (keys + v_width);
 }
 
+// y = e**(y - greatest) of a row of scores; returns one divided by their sum, or what makes a row of
+// -infinity NaN or zeros.
+template <class V>
+float powers_of_row(float* y, std::size_t size, bool empty_is_zero) {
+  const float high = greatest<V>(y, size);
+  if (high == -__builtin_inff()) {
+    std::memset(y, 0, size * sizeof(float));
+    return empty_is_zero ? 0.0f : __builtin_nanf("");
+  }
+  const auto most = V::broadcast(high);
+  const auto power = [&](typename V::F score) {
+    return power_of_negative<V>(V::mul(V::sub(score, most), V::broadcast(kLog2E)));
+  };
+  auto sum = V::broadcast(0.0f);
+  std::size_t i = 0;
+  for (; i + V::kInts <= size; i += V::kInts) {
+    const auto e = power(V::load(y + i));
+    V::store(y + i, e);
+    sum = V::add(sum, e);
+  }
+  float all = V::sum(sum);
+  if (i < size) {
+    const std::size_t n = size - i;
+    V::store(y + i, power(V::load(y + i, n)), n);
+    for (; i < size; ++i) all += y[i];
+  }
+  return 1.0f / all;
+}
+
+// Where the operands of a head lie, in the layout that products read.
+struct Head {
+  std::size_t keys, v_width;  // whole vectors
+  const float *keys_t, *v;
+  std::size_t v_stride;
+  float *scores, *rows;  // [kQueries][keys], [kQueries][v_width]
+};
+
+// kRows queries from number q on.
+template <class V, std::size_t kRows>
+void attention_rows(const intact::Attention& a, const Head& h, std::size_t q) {
+  real_rows<V, kRows>(a.q + q * a.q_stride, a.q_stride, h.keys_t, h.keys, a.width, h.keys, h.scores,
+                      h.keys);
+  float factors[kRows];
+  for (std::size_t r = 0; r < kRows; ++r) {
+    float* row = h.scores + r * h.keys;
+    if (a.mask) add_real<V>(row, a.mask + (q + r) * a.mask_stride, row, a.keys);
+    factors[r] = powers_of_row<V>(row, a.keys, a.empty_is_zero);
+  }
+  real_rows<V, kRows>(h.scores, h.keys, h.v, h.v_stride, a.keys, h.v_width, h.rows, h.v_width);
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const auto factor = V::broadcast(factors[r]);
+    float* y = a.y + (q + r) * a.y_stride;
+    for (std::size_t i = 0; i < a.v_width; i += V::kInts) {
+      const std::size_t n = a.v_width - i < V::kInts ? a.v_width - i : V::kInts;
+      V::store(y + i, V::mul(V::load(h.rows + r * h.v_width + i), factor), n);
+    }
+  }
+}
+
+template <class V, std::size_t kRows>
+void attention_from(const intact::Attention& a, const Head& h, std::size_t q) {
+  for (; q + kRows <= a.queries; q += kRows) attention_rows<V, kRows>(a, h, q);
+  if constexpr (kRows > 1) attention_from<V, kRows / 2>(a, h, q);
+}
+
 template <class V>
 void attention(const intact::Attention& a, float* scratch) {
   const std::size_t keys = (a.keys + 15) / 16 * 16, v_width = (a.v_width + 15) / 16 * 16;
-  float* keys_t = scratch;                       // [width][keys]
-  float* values = keys_t + a.width * keys;       // [a.keys][v_width]
-  float* scores = values + a.keys * v_width;     // [kQueries][keys]
-  float* rows = scores + kQueries * keys;        // [kQueries][v_width]
+  float* keys_t = scratch;                    // [width][keys]
+  float* values = keys_t + a.width * keys;    // [a.keys][v_width]
+  float* scores = values + a.keys * v_width;
+  Head h{keys, v_width, keys_t, a.v, a.v_stride, scores, scores + kQueries * keys};
   transpose_keys(a, keys, keys_t);
   // Values lie as they are needed, unless they are no whole vectors.
-  const float* v = a.v;
-  std::size_t v_stride = a.v_stride;
   if (v_width != a.v_width) {
     for (std::size_t j = 0; j < a.keys; ++j) {
       for (std::size_t i = 0; i < v_width; ++i) {
         values[j * v_width + i] = i < a.v_width ? a.v[j * a.v_stride + i] : 0.0f;
       }
     }
-    v = values;
-    v_stride = v_width;
+    h.v = values;
+    h.v_stride = v_width;
   }
-  for (std::size_t q = 0; q < a.queries; q += kQueries) {
-    const std::size_t n = a.queries - q < kQueries ? a.queries - q : kQueries;
-    const float* query = a.q + q * a.q_stride;
-    if (n == kQueries) {
-      real_rows<V, kQueries>(query, a.q_stride, keys_t, keys, a.width, keys, scores, keys);
-    } else {
-      for (std::size_t r = 0; r < n; ++r) {
-        real_rows<V, 1>(query + r * a.q_stride, 0, keys_t, keys, a.width, keys, scores + r * keys, keys);
-      }
-    }
-    for (std::size_t r = 0; r < n; ++r) {
-      float* row = scores + r * keys;
-      if (a.mask) add_real<V>(row, a.mask + (q + r) * a.mask_stride, row, a.keys);
-      softmax<V>(row, a.keys, a.empty_is_zero);
-    }
-    if (n == kQueries) {
-      real_rows<V, kQueries>(scores, keys, v, v_stride, a.keys, v_width, rows, v_width);
-    } else {
-      for (std::size_t r = 0; r < n; ++r) {
-        real_rows<V, 1>(scores + r * keys, 0, v, v_stride, a.keys, v_width, rows + r * v_width, v_width);
-      }
-    }
-    for (std::size_t r = 0; r < n; ++r) {
-      std::memcpy(a.y + (q + r) * a.y_stride, rows + r * v_width, a.v_width * sizeof(float));
-    }
-  }
+  attention_from<V, kQueries>(a, h, 0);
 }
 
 }  // namespace

@@ -121,6 +121,18 @@ struct Portable {
   static F scale_by_power(F v, F n) {
     return map<F>([&](std::size_t i) { return std::ldexp(v.v[i], static_cast<int>(n.v[i])); });
   }
+  // v * 2**n, where the last digits of `shifted` are n; see power_of_negative.
+  static F add_to_exponent(F v, F shifted) {
+    return map<F>([&](std::size_t i) {
+      std::uint32_t bits, n;
+      std::memcpy(&bits, &v.v[i], sizeof bits);
+      std::memcpy(&n, &shifted.v[i], sizeof n);
+      bits += n << 23;
+      float result;
+      std::memcpy(&result, &bits, sizeof result);
+      return result;
+    });
+  }
   static float sum(F v) { return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]); }
   static float greatest(F v) {
     float result = v.v[0];

@@ -48,6 +48,24 @@ typename V::F power_of_two(typename V::F x) {
   return V::select_less(x, lowest, V::broadcast(0.0f), y);
 }
 
+// 2**x for x <= 0; 2**-126 below -126. Relative error below 3e-7. The whole part of x is found by adding
+// a number whose last digit counts ones, and goes from there to the exponent as it is. The polynomial is
+// the one whose greatest relative error on [-1/2, 1/2] is least, 9e-8, of those that are 1 at 0.
+template <class V>
+typename V::F power_of_negative(typename V::F x) {
+  const auto shift = V::broadcast(12582912.0f);  // 1.5 * 2**23
+  const auto clamped = V::max(V::broadcast(-126.0f), x);
+  const auto shifted = V::add(clamped, shift);
+  const auto r = V::sub(clamped, V::sub(shifted, shift));
+  auto p = V::broadcast(1.326472690e-3f);
+  p = V::fma(p, r, V::broadcast(9.671512661e-3f));
+  p = V::fma(p, r, V::broadcast(5.550733744e-2f));
+  p = V::fma(p, r, V::broadcast(2.402224208e-1f));
+  p = V::fma(p, r, V::broadcast(6.931469776e-1f));
+  p = V::fma(p, r, V::broadcast(1.0f));
+  return V::add_to_exponent(p, shifted);
+}
+
 constexpr float kLog2E = 1.44269504f;
 
 // Absolute error below 1e-6 / 4: the rounding of x log2(e) matters less the smaller the result.
