@@ -287,25 +287,6 @@ void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
   }
 }
 
-// Vectors with a type of half their size, for the last channels.
-template <class V>
-concept HasHalf = requires { typename V::Half; };
-
-// Calls use(V{}, first, last) for the channels that fill vectors of V, and the same with half vectors for
-// the rest where they hold it; see `depthwise_lanes`.
-template <class V, class Use>
-void with_lanes(std::size_t channels, const Use& use) {
-  std::size_t whole = channels;
-  if constexpr (HasHalf<V>) {
-    const std::size_t rest = channels % V::kBytes;
-    if (rest > 0 && rest <= V::Half::kBytes) whole -= rest;
-  }
-  if (whole > 0) use(V{}, std::size_t{0}, whole);
-  if constexpr (HasHalf<V>) {
-    if (whole < channels) use(typename V::Half{}, whole, channels);
-  }
-}
-
 // kSmall: no scale reaches 1; see requantize_rows.
 template <class V, bool kSmall>
 void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,

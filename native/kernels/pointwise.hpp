@@ -142,23 +142,61 @@ void maximum(const std::uint8_t* x, const intact::Window& w, std::size_t channel
   }
 }
 
+// Vectors with a type of half their size, for the last channels.
+template <class V>
+concept HasHalf = requires { typename V::Half; };
+
+// Calls use(V{}, first, last) for the channels that fill vectors of V, and the same with half vectors for
+// the rest where they hold it; see `depthwise_lanes`.
+template <class V, class Use>
+void with_lanes(std::size_t channels, const Use& use) {
+  std::size_t whole = channels;
+  if constexpr (HasHalf<V>) {
+    const std::size_t rest = channels % V::kBytes;
+    if (rest > 0 && rest <= V::Half::kBytes) whole -= rest;
+  }
+  if (whole > 0) use(V{}, std::size_t{0}, whole);
+  if constexpr (HasHalf<V>) {
+    if (whole < channels) use(typename V::Half{}, whole, channels);
+  }
+}
+
+// The sums of V::kBytes channels, four pixels at a time; `zero` is what is subtracted from each sum.
+template <class V>
+void accumulate_step(const std::uint8_t* x, const intact::Window& w, std::size_t n, std::int32_t zero,
+                     std::int32_t* y) {
+  const auto ones = V::broadcast_byte(1), nothing = V::broadcast_byte(0);
+  typename V::I sums[4];
+  for (auto& sum : sums) sum = V::broadcast(-zero);
+  for (std::size_t i = 0; i < w.rows; ++i) {
+    const std::uint8_t* row = x + i * w.row_stride;
+    for (std::size_t j = 0; j < w.columns; j += 4) {
+      typename V::B pixels[4], mixed[4];
+      for (std::size_t p = 0; p < 4; ++p) {
+        pixels[p] = j + p < w.columns ? V::load_bytes(row + (j + p) * w.column_stride, n) : nothing;
+      }
+      V::interleave(pixels, mixed);
+      for (std::size_t v = 0; v < 4; ++v) sums[v] = V::dot4(sums[v], mixed[v], ones);
+    }
+  }
+  typename V::I ordered[4];
+  V::channel_order(sums, ordered);
+  std::int32_t of_step[V::kBytes];
+  for (std::size_t v = 0; v < 4; ++v) V::store(of_step + v * V::kInts, ordered[v]);
+  std::memcpy(y, of_step, n * sizeof(std::int32_t));
+}
+
 template <class V>
 void accumulate(const std::uint8_t* x, const intact::Window& w, std::size_t channels,
                 std::int32_t zero_point, std::int32_t* y) {
-  const auto start = V::broadcast(-zero_point * static_cast<std::int32_t>(w.rows * w.columns));
-  for (std::size_t c = 0; c < channels; c += V::kInts) {
-    const std::size_t n = channels - c < V::kInts ? channels - c : V::kInts;
-    auto sum = start;
-    for (std::size_t i = 0; i < w.rows; ++i) {
-      const std::uint8_t* from = x + i * w.row_stride + c;
-      for (std::size_t j = 0; j < w.columns; ++j) {
-        sum = V::add(sum, V::load_u8(from + j * w.column_stride, n));
-      }
+  const std::int32_t zero = zero_point * static_cast<std::int32_t>(w.rows * w.columns);
+  with_lanes<V>(channels, [&](auto v, std::size_t first, std::size_t last) {
+    using W = decltype(v);
+    for (std::size_t c = first; c < last; c += W::kBytes) {
+      const std::size_t n = last - c < W::kBytes ? last - c : W::kBytes;
+      accumulate_step<W>(x + c, w, n, zero, y + c);
     }
-    std::int32_t sums[V::kInts];
-    V::store(sums, sum);
-    std::memcpy(y + c, sums, n * sizeof(std::int32_t));
-  }
+  });
 }
 
 template <class V>

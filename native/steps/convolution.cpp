@@ -24,6 +24,8 @@ constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
 constexpr std::size_t kMostBlockRows = 96;
 constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
+constexpr double kWeightsAgain = 0.05;  // of a product's time, for each thread more that reads them
+constexpr double kJobUnits = 0.25;      // of a block's time, that a job costs
 constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
@@ -115,12 +117,13 @@ class Convolution final : public Step {
       const std::size_t panels = panels_of_group();
       const Work work{&context, thread, group, panel_job * panels / panel_jobs_,
                       (panel_job + 1) * panels / panel_jobs_, written};
-      const std::size_t end = (row_job + 1) * blocks_ / row_jobs_;
-      for (std::size_t block = row_job * blocks_ / row_jobs_; block < end; ++block) {
-        if (sliding_) {
-          slide(work, block);
-        } else {
-          multiply_rows(work, block * block_rows_);
+      const std::size_t first = row_job * blocks_ / row_jobs_, end = (row_job + 1) * blocks_ / row_jobs_;
+      if (sliding_) {
+        for (std::size_t block = first; block < end; ++block) slide(work, block);
+      } else {
+        const std::size_t last = std::min(rows_, end * unit_rows_);
+        for (std::size_t row = first * unit_rows_; row < last; row += block_rows_) {
+          multiply_rows(work, row, std::min(block_rows_, last - row));
         }
       }
     });
@@ -207,6 +210,7 @@ class Convolution final : public Step {
     const std::size_t whole = std::min(std::clamp(fitting, k_.rows, most) / k_.rows * k_.rows,
                                        round_up(rows_, k_.rows));
     block_rows_ = whole;
+    if (k_.product) return share_out();
     // Fewer rows a block where that is what makes enough of them.
     while (!many_weights() && block_rows_ > 2 * k_.rows && rows_ / block_rows_ < wanted_jobs()) {
       block_rows_ -= k_.rows;
@@ -218,6 +222,32 @@ class Convolution final : public Step {
       share_columns(direct_ || rows_ <= 4 * k_.rows ? wanted_jobs() : threads_);
       block_rows_ = whole;
       blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
+    }
+    unit_rows_ = block_rows_;
+  }
+
+  // Rows and panels in jobs, so that the thread that has most to do has the least.
+  void share_out() {
+    unit_rows_ = k_.block_rows(panel_of(k_, weights_->n, 0).columns);
+    blocks_ = (rows_ + unit_rows_ - 1) / unit_rows_;
+    row_jobs_ = panel_jobs_ = 1;
+    if (threads_ == 1) return;
+    const std::size_t panels = panels_of_group(), groups = weights_->groups;
+    const auto parts = [](std::size_t all, std::size_t jobs) { return (all + jobs - 1) / jobs; };
+    double least = std::numeric_limits<double>::infinity();
+    for (std::size_t p = 1; p <= std::min(panels, wanted_jobs()); ++p) {
+      for (std::size_t r = 1; r <= std::min(blocks_, wanted_jobs()); ++r) {
+        if (r * p > wanted_jobs()) break;
+        const std::size_t units = parts(r * p * groups, threads_) * parts(blocks_, r) * parts(panels, p);
+        // Jobs cost a little each; rows that are shared out cost weights that are read more than once.
+        const double again = many_weights() ? kWeightsAgain * static_cast<double>(r - 1) : 0;
+        const double cost = static_cast<double>(units) * (1 + again) + kJobUnits * static_cast<double>(r * p);
+        if (cost < least) {
+          least = cost;
+          row_jobs_ = r;
+          panel_jobs_ = p;
+        }
+      }
     }
   }
 
@@ -287,10 +317,9 @@ class Convolution final : public Step {
     }
   };
 
-  void multiply_rows(const Work& work, std::size_t row) const {
+  void multiply_rows(const Work& work, std::size_t row, std::size_t count) const {
     const auto* x = work.context->at<const std::uint8_t>(x_);
     std::uint8_t* gathered = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
-    const std::size_t count = std::min(block_rows_, rows_ - row);
     // Without `product` whole blocks of rows are read, which the end of the input does not hold.
     const std::size_t whole = k_.product ? rows_ : rows_ / k_.rows * k_.rows;
     const std::size_t direct = direct_ ? std::min(count, whole - row) : 0;
@@ -528,7 +557,7 @@ class Convolution final : public Step {
   std::size_t group_channels_, columns_, rows_, padded_n_;
   bool direct_, sliding_, fused_sum_, small_, fused_;
   std::size_t padded_k_, stride_, part_rows_, blocks_;
-  std::size_t block_rows_ = 0;
+  std::size_t block_rows_ = 0, unit_rows_ = 0;  // rows that are multiplied together; that jobs share out
   Lines lines_;
   std::vector<std::uint32_t> starts_;
   std::size_t block_lines_ = 0, image_blocks_ = 0;

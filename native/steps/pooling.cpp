@@ -9,6 +9,8 @@
 namespace intact {
 namespace {
 
+constexpr std::size_t kMostParts = 8;
+
 // The part of a window that lies within the image, along one axis.
 struct Reach {
   Reach(std::size_t out, std::size_t stride, std::size_t pad, std::size_t kernel,
@@ -88,7 +90,9 @@ class AveragePool final : public Step {
     }
     // Channels are shared out where there are fewer lines than threads need.
     const std::size_t lines = w_.images * w_.out_height;
-    parts_ = lines >= 4 ? 1 : std::clamp<std::size_t>(w_.channels / k_.lanes, 1, 8);
+    step_ = k_.half_lanes ? k_.half_lanes : k_.lanes;
+    steps_ = (w_.channels + step_ - 1) / step_;
+    parts_ = lines >= 4 ? 1 : std::min(steps_, kMostParts);
   }
 
   std::size_t scratch() const override { return w_.channels * sizeof(std::int32_t); }
@@ -104,7 +108,8 @@ class AveragePool final : public Step {
  private:
   void line(const Context& context, std::size_t line, std::size_t part, std::int32_t* sums) const {
     const std::size_t channels = w_.channels;
-    const std::size_t begin = part * channels / parts_, n = (part + 1) * channels / parts_ - begin;
+    const std::size_t begin = part * steps_ / parts_ * step_;
+    const std::size_t n = std::min(channels, (part + 1) * steps_ / parts_ * step_) - begin;
     const auto* image = context.at<const std::uint8_t>(x_) +
                         line / w_.out_height * w_.height * w_.width * channels + begin;
     const Reach rows(line % w_.out_height, w_.stride_h, w_.pad_top, w_.kernel_h, w_.dilation_h,
@@ -143,7 +148,7 @@ class AveragePool final : public Step {
   float low_, high_;
   bool real_;
   std::vector<float> factors_;
-  std::size_t parts_;
+  std::size_t step_, steps_, parts_;  // channels of a step
   const Kernels& k_;
 };
 
