@@ -271,17 +271,19 @@ NB_MODULE(_native, m) {
                                 const std::optional<AppliedName>& function,
                                 const std::optional<Place>& other,
                                 const std::optional<std::array<float, 2>>& bounds,
-                                const std::optional<ExtremesPlace>& extremes) {
+                                const std::optional<ExtremesPlace>& extremes,
+                                const std::optional<RowPlaces>& found) {
         Output output = output_of(bias, scale, std::nullopt);
         output.rows = rows_of(rows);
         output.extremes = extremes_of(extremes);
+        if (found) output.found = rows_of(*found);
         output.real = real_tail_of(shift, function, other, bounds, std::nullopt);
         p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
                                   std::move(output)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
          nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
          nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none(),
-         nb::arg("extremes").none())
+         nb::arg("extremes").none(), nb::arg("found").none())
       .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
         p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);

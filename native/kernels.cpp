@@ -104,6 +104,21 @@ namespace {
 std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
 }  // namespace
 
+Movement movement_of(const Applied& function) {
+  switch (function.function) {
+    case Unary::kNone:
+    case Unary::kClip:
+    case Unary::kRelu:
+    case Unary::kSigmoid:
+    case Unary::kTanh: return {Course::kRising};
+    // Where the derivatives are zero.
+    case Unary::kSwish: return {Course::kTurning, -1.2784645f};
+    case Unary::kHardSwish: return {Course::kTurning, -1.5f};
+    case Unary::kGelu: return {Course::kTurning, -0.75179152f};
+    default: return {Course::kOther};
+  }
+}
+
 std::size_t panels_of(const Kernels& kernels, std::size_t n) {
   return (n + kernels.columns - 1) / kernels.columns;
 }

@@ -75,6 +75,14 @@ struct Applied {
   float alpha = 0, beta = 0;
 };
 
+// How a function moves, as its argument grows: up all the way, or down until `turn` and up from there.
+enum class Course { kRising, kTurning, kOther };
+struct Movement {
+  Course course;
+  float turn = 0;
+};
+Movement movement_of(const Applied& function);
+
 // One head of attention: softmax(q k^T * scale + mask) v. Strides are in floats, from row to row;
 // within a row values are adjacent.
 struct Attention {
@@ -164,6 +172,7 @@ struct Depthwise {
   std::uint8_t x_zero_point;
   const std::int8_t* weights;  // packed by `pack_depthwise`
   Requantize output;           // bias and scale in the order of `depthwise_order`
+  const float* shift = nullptr;  // in that order too, or null
 };
 
 // One row of the table of kernels: what an instruction set brings. Strides are in elements.
@@ -184,6 +193,12 @@ struct Kernels {
   // Products of any number of rows that are finished in registers, m.beside and m.sums aside; or null
   // where sums are better finished beside the next product, which then knows no `starts`.
   void (*product)(const Multiplication& m, const Bytes& b);
+  // The same as `f` says, for rows without parameters of their own and a function that
+  // `ends_in_registers`: y or q is that of the first row and column, and `width` columns are written.
+  void (*product_real)(const Multiplication& m, std::size_t width, const Finish& f);
+  bool (*ends_in_registers)(const Finish& f);
+  // The same, of which nothing is written: see `bounds`.
+  void (*product_bounds)(const Multiplication& m, const std::int32_t* turns, std::int32_t* y);
   // `count` windows as [kernel_h][kernel_w][channels] each, `stride` apart; the first at (top, left),
   // each `step` columns further; `zero` where one lies outside the image. Reads and writes up to
   // kSlack - 1 bytes more.
@@ -199,8 +214,14 @@ struct Kernels {
   void (*requantize_add)(const std::int32_t* sums, std::size_t panel, std::size_t count,
                          std::size_t columns, const Requantize& r, const Sum& s, const std::uint8_t* other,
                          std::uint8_t* y, std::size_t stride);
-  // The least and the greatest sum of each column: y[2][panel], count > 0.
-  void (*bounds)(const std::int32_t* sums, std::size_t panel, std::size_t count, std::int32_t* y);
+  // The least and the greatest sum of each column: y[2][panel], count > 0. With turns[panel] also the
+  // greatest sum not above that, and the least above it: y[4][panel]; where there is none, one of the
+  // others.
+  void (*bounds)(const std::int32_t* sums, std::size_t panel, std::size_t count,
+                 const std::int32_t* turns, std::int32_t* y);
+  // Of each column the greatest sum that becomes, before f.function, a float not above `turn`; whole
+  // vectors of columns are read and written. f.one_image, or no f.scales.
+  void (*turns)(const Finish& f, std::size_t columns, float turn, std::int32_t* y);
   // As `f` says, from sums[count][panel].
   void (*finish)(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                  const Finish& f);
@@ -223,6 +244,15 @@ struct Kernels {
   // `f` is for the pixels of the rows, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                          std::size_t lines, const Finish& f, std::uint8_t* scratch);
+  // The same without writing: as `bounds` of the rows' sums, which have padded_depthwise_channels
+  // columns. turns: in the order of `depthwise_order`, or null.
+  void (*depthwise_bounds)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                           std::size_t lines, const std::int32_t* turns, std::int32_t* y,
+                           std::uint8_t* scratch);
+  // As depthwise_real to f.q alone, for a function that `ends_in_registers`; bias (sums of weights), scale
+  // and shift are those of `d`.
+  void (*depthwise_quantized)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                              std::size_t lines, const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,
@@ -303,5 +333,18 @@ void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t ke
 // interleaving bytes within 128 bits leaves them.
 std::size_t depthwise_order(std::size_t lanes, std::size_t position);
 std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d);
+// to[p] = from[channel at position p], padded with zeros.
+template <class T>
+std::vector<T> in_depthwise_order(const Kernels& kernels, const std::vector<T>& from) {
+  const std::size_t lanes = kernels.lanes, channels = from.size();
+  std::vector<T> to((channels + lanes - 1) / lanes * lanes);
+  for (std::size_t p = 0; p < to.size(); ++p) {
+    const std::size_t first = p / lanes * lanes, step = depthwise_lanes(kernels, channels, first);
+    if (p - first >= step) continue;
+    const std::size_t channel = first + depthwise_order(step, p - first);
+    if (channel < channels) to[p] = from[channel];
+  }
+  return to;
+}
 
 }  // namespace intact

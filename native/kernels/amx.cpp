@@ -101,6 +101,8 @@ constexpr intact::Kernels with_amx() {
   kernels.gemm = gemm_amx;
   kernels.block_rows = [](std::size_t) { return kRows; };
   kernels.product = nullptr;
+  kernels.product_real = nullptr;
+  kernels.product_bounds = nullptr;
   kernels.attention_scratch = attention_scratch_amx;
   kernels.attention = attention_amx;
   return kernels;

@@ -117,6 +117,13 @@ struct Avx512 {
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static I min(I a, I b) { return _mm512_min_epi32(a, b); }
   static I max(I a, I b) { return _mm512_max_epi32(a, b); }
+  // The greatest of `most` and an x that is not above t; the least of `least` and an x that is.
+  static I max_up_to(I most, I x, I t) {
+    return _mm512_mask_max_epi32(most, _mm512_cmple_epi32_mask(x, t), most, x);
+  }
+  static I min_beyond(I least, I x, I t) {
+    return _mm512_mask_min_epi32(least, _mm512_cmpgt_epi32_mask(x, t), least, x);
+  }
   static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm512_min_epu8(a, b); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }

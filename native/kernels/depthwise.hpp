@@ -332,6 +332,70 @@ void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t
   });
 }
 
+template <class V>
+void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                      std::size_t lines, const std::int32_t* turns, std::int32_t* y,
+                      std::uint8_t* scratch) {
+  const std::size_t stride = (d.channels + V::kBytes - 1) / V::kBytes * V::kBytes;
+  with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
+    using W = decltype(lanes);
+    const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
+    for (std::size_t channel = first; channel < last; channel += W::kBytes) {
+      const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
+      Bounds<W> found[4];
+      typename W::I turn[4];
+      for (std::size_t i = 0; i < 4; ++i) {
+        turn[i] = turns ? W::load(turns + channel + i * W::kInts) : W::zero();
+      }
+      const auto step = [&](const auto& add) {
+        depthwise_step<W>(d, x, top, lines, channel, n, nothing, scratch,
+                          [&](std::size_t, std::size_t, const typename W::I (&acc)[4]) INTACT_INLINE {
+                            for (std::size_t i = 0; i < 4; ++i) add(found[i], acc[i], i);
+                          });
+      };
+      if (turns) {
+        step([&](Bounds<W>& of, typename W::I sum, std::size_t i) INTACT_INLINE { of.add(sum, turn[i]); });
+      } else {
+        step([](Bounds<W>& of, typename W::I sum, std::size_t) INTACT_INLINE { of.add(sum); });
+      }
+      // In the order of the channels, row by row.
+      std::int32_t rows[4][W::kBytes];
+      for (std::size_t i = 0; i < 4; ++i) found[i].store(rows[0] + i * W::kInts, W::kBytes, turns != nullptr);
+      for (std::size_t row = 0; row < (turns ? 4 : 2); ++row) {
+        typename W::I of[4], ordered[4];
+        for (std::size_t i = 0; i < 4; ++i) of[i] = W::load(rows[row] + i * W::kInts);
+        W::channel_order(of, ordered);
+        for (std::size_t i = 0; i < 4; ++i) W::store(y + row * stride + channel + i * W::kInts, ordered[i]);
+      }
+    }
+  });
+}
+
+template <class V>
+void depthwise_quantized(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                         std::size_t lines, const intact::Finish& f, std::uint8_t* scratch) {
+  with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
+    using W = decltype(lanes);
+    with_common_function<W>(f.function, [&](const auto& function) {
+      for (std::size_t channel = first; channel < last; channel += W::kBytes) {
+        const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
+        Ending<W, 4, std::decay_t<decltype(function)>> ending(f, function);
+        for (std::size_t i = 0; i < 4; ++i) {
+          const std::size_t at = channel + i * W::kInts;
+          ending.set(i, W::load(d.output.bias + at), W::load(d.output.scale + at),
+                     d.shift ? W::load(d.shift + at) : W::broadcast(0.0f));
+        }
+        const auto finish = [&](std::size_t line, std::size_t o, const typename W::I (&acc)[4]) INTACT_INLINE {
+          typename W::F values[4];
+          for (std::size_t i = 0; i < 4; ++i) values[i] = ending.value(acc[i], i, nullptr, 0);
+          W::store_bytes(f.q + (line * d.out_width + o) * f.stride + channel, ending.bytes(values), n);
+        };
+        depthwise_step<W>(d, x, top, lines, channel, n, ending.start, scratch, finish);
+      }
+    });
+  });
+}
+
 template <class V, class Function>
 void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                       std::size_t lines, std::size_t first, std::size_t last, const intact::Finish& f,

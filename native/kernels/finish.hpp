@@ -3,6 +3,7 @@
 // From exact sums to what is written: uint8 or float32. Four vectors of sums are on their way at a
 // time, because their bytes fill one vector.
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -246,19 +247,78 @@ void product(const intact::Multiplication& m, const intact::Bytes& b) {
   if (r.table && !HasTables<V>) lookup<V>(b.y, m.count, b.width, b.stride, r.table);
 }
 
-// The least and the greatest sum of each column: two rows of a panel.
+// The least and the greatest sum of a vector of columns, and those on either side of where a function
+// turns.
 template <class V>
-void bounds(const std::int32_t* sums, std::size_t panel, std::size_t count, std::int32_t* y) {
-  for (std::size_t j = 0; j < panel; j += V::kInts) {
-    auto least = V::load(sums + j), most = least;
-    for (std::size_t i = 1; i < count; ++i) {
-      const auto sum = V::load(sums + i * panel + j);
-      least = V::min(least, sum);
-      most = V::max(most, sum);
-    }
-    V::store(y + j, least);
-    V::store(y + panel + j, most);
+struct Bounds {
+  typename V::I least = V::broadcast(INT32_MAX), most = V::broadcast(INT32_MIN);
+  typename V::I below = most, above = least;
+
+  [[gnu::always_inline]] void add(typename V::I sum) {
+    least = V::min(least, sum);
+    most = V::max(most, sum);
   }
+  [[gnu::always_inline]] void add(typename V::I sum, typename V::I turn) {
+    add(sum);
+    below = V::max_up_to(below, sum, turn);
+    above = V::min_beyond(above, sum, turn);
+  }
+  // Rows 0 and 1 at y, or 0 to 3, `stride` apart.
+  void store(std::int32_t* y, std::size_t stride, bool turns) const {
+    V::store(y, least);
+    V::store(y + stride, most);
+    if (!turns) return;
+    // Where there is none on a side, the bound stands on the other one.
+    V::store(y + 2 * stride, V::max(below, least));
+    V::store(y + 3 * stride, V::min(above, most));
+  }
+};
+
+template <class V>
+void bounds(const std::int32_t* sums, std::size_t panel, std::size_t count,
+            const std::int32_t* turns, std::int32_t* y) {
+  for (std::size_t j = 0; j < panel; j += V::kInts) {
+    Bounds<V> found;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto sum = V::load(sums + i * panel + j);
+      turns ? found.add(sum, V::load(turns + j)) : found.add(sum);
+    }
+    found.store(y + j, panel, turns != nullptr);
+  }
+}
+
+template <class V>
+void product_bounds(const intact::Multiplication& m, const std::int32_t* turns, std::int32_t* y) {
+  with_vectors<V>(m.columns, [&](auto vectors) {
+    constexpr std::size_t kVectors = vectors;
+    typename V::I zero[kVectors];
+    for (auto& v : zero) v = V::zero();
+    Bounds<V> found[kVectors];
+    const auto each = [&](const auto& add) {
+      gemm_panel<V, kVectors>(m, zero, [&]<std::size_t kRows>(
+                                           std::size_t, const typename V::I (&acc)[kRows][kVectors])
+                                           INTACT_INLINE {
+        // Rows beyond the last repeat it.
+        auto* of = &found[0];
+        asm volatile("" : "+r"(of)::"memory");
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+          for (std::size_t r = 0; r < kRows; ++r) add(of[v], acc[r][v], v);
+        }
+      });
+    };
+    if (turns) {
+      each([&](Bounds<V>& of, typename V::I sum, std::size_t v) INTACT_INLINE {
+        of.add(sum, V::load(turns + v * V::kInts));
+      });
+    } else {
+      each([](Bounds<V>& of, typename V::I sum, std::size_t) INTACT_INLINE { of.add(sum); });
+    }
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      found[v].store(y + v * V::kInts, m.columns, turns != nullptr);
+    }
+  });
 }
 
 // Whose parameters the sums have.
@@ -343,6 +403,199 @@ void finish_floats(const std::int32_t* sums, std::size_t panel, std::size_t coun
     }
   }
   real.end();
+}
+
+template <class V>
+void turns(const intact::Finish& f, std::size_t columns, float turn, std::int32_t* y) {
+  const auto nothing = [](typename V::F x) { return x; };
+  const auto find = [&](const auto& real) {
+    const auto at = V::broadcast(turn), one = V::broadcast(1.0f), zero = V::broadcast(0.0f);
+    const auto limit = V::broadcast(1e9f), least = V::broadcast(-1e9f);
+    for (std::size_t j = 0; j < columns; j += V::kInts) {
+      const Columns<V> c = real.columns(j);
+      const auto becomes = [&](typename V::I total) {
+        return V::add(V::mul(V::to_float(total), c.scale), c.shift);
+      };
+      const auto quotient = V::div(V::sub(at, c.shift), c.scale);
+      auto total = V::round(V::min(V::max(quotient, least), limit));
+      // The quotient is rounded; one or two steps lead to where the float itself turns.
+      for (std::size_t i = 0; i < 2; ++i) {
+        const auto above = V::select_less(at, becomes(total), one, zero);
+        total = V::sub(total, V::round(above));
+      }
+      for (std::size_t i = 0; i < 2; ++i) {
+        const auto next = V::add(total, V::broadcast(1));
+        const auto above = V::select_less(at, becomes(next), zero, one);
+        total = V::add(total, V::round(above));
+      }
+      V::store(y + j, V::sub(total, c.bias));
+    }
+  };
+  if (f.scales) return find(Real<V, Of::kImage, decltype(nothing)>(f, nothing));
+  find(Real<V, Of::kTensor, decltype(nothing)>(f, nothing));
+}
+
+// Calls use(function) for those that products and depthwise convolutions end in while their sums are in
+// registers. A clamp is the caller's.
+template <class V, class Use>
+void with_common_function(const intact::Applied& applied, const Use& use) {
+  using intact::Unary;
+  switch (applied.function) {
+    case Unary::kSwish:
+    case Unary::kHardSwish:
+    case Unary::kGelu:
+      return with_function<V>({applied.function, 0, 0}, use);
+    default: return use([](typename V::F x) { return x; });
+  }
+}
+
+inline bool ends_in_registers(const intact::Finish& f) {
+  using intact::Unary;
+  switch (f.function.function) {
+    case Unary::kNone:
+    case Unary::kGelu:
+    case Unary::kHardSwish:
+    case Unary::kSwish: return true;
+    // Taken for the clamp that follows.
+    case Unary::kRelu:
+    case Unary::kClip: return f.other == nullptr;
+    default: return false;
+  }
+}
+
+// The clamp after the function, or the function itself if it is one.
+inline void clamp_of(const intact::Finish& f, float& low, float& high) {
+  low = f.low;
+  high = f.high;
+  const auto within = [](float x, float least, float most) { return x < least ? least : x > most ? most : x; };
+  if (f.function.function == intact::Unary::kRelu) {
+    low = within(0.0f, f.low, f.high);
+    high = within(high, low, f.high);
+  } else if (f.function.function == intact::Unary::kClip) {
+    low = within(f.function.alpha, f.low, f.high);
+    high = within(f.function.beta, f.low, f.high);
+  }
+}
+
+// What becomes of sums that hold their bias, whoever's parameters they have.
+template <class V, std::size_t kVectors, class Function>
+struct Ending {
+  const intact::Finish& f;
+  const Function& function;
+  bool clamps;
+  typename V::F scale[kVectors], shift[kVectors], low, high;
+  typename V::F q_scale, reciprocal, q_low, q_high;
+  typename V::I start[kVectors];
+
+  Ending(const intact::Finish& finish, const Function& apply) : f(finish), function(apply) {
+    float least, most;
+    clamp_of(f, least, most);
+    clamps = least > -__builtin_inff() || most < __builtin_inff();
+    low = V::broadcast(least);
+    high = V::broadcast(most);
+    q_scale = V::broadcast(f.q_scale);
+    reciprocal = V::broadcast(1.0f / f.q_scale);
+    q_low = V::broadcast(static_cast<float>(-f.q_zero_point));
+    q_high = V::broadcast(static_cast<float>(255 - f.q_zero_point));
+  }
+
+  void set(std::size_t v, typename V::I bias, typename V::F factor, typename V::F added) {
+    if (f.scales) {
+      bias = V::sub(V::zero(), V::mul(bias, V::broadcast(f.zero_points[0])));
+      factor = V::mul(V::broadcast(f.scales[0]), factor);
+    }
+    start[v] = bias;
+    scale[v] = factor;
+    shift[v] = added;
+  }
+
+  [[gnu::always_inline]] typename V::F value(typename V::I sum, std::size_t v, const float* other,
+                                             std::size_t n) const {
+    auto x = V::mul(V::to_float(sum), scale[v]);
+    if (f.shift) x = V::add(x, shift[v]);
+    x = function(x);
+    if (other) x = V::add(x, V::load(other, n));
+    return clamps ? V::min(high, V::max(low, x)) : x;
+  }
+
+  [[gnu::always_inline]] typename V::B bytes(const typename V::F (&x)[4]) const {
+    typename V::I steps[4];
+    if (f.bounded) {
+      divide_round4<V, true>(x, q_scale, reciprocal, q_low, q_high, steps);
+    } else {
+      divide_round4<V>(x, q_scale, reciprocal, q_low, q_high, steps);
+    }
+    return V::narrow(steps, f.q_zero_point);
+  }
+};
+
+template <class V, std::size_t kVectors, class Function>
+void product_ending(const intact::Multiplication& m, std::size_t width, const intact::Finish& f,
+                    const Function& function) {
+  using Q = Quad<V, kVectors>;
+  Ending<V, kVectors, Function> ending(f, function);
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const std::size_t column = v * V::kInts;
+    ending.set(v, V::load(f.bias + column), V::load(f.scale + column),
+               f.shift ? V::load(f.shift + column) : V::broadcast(0.0f));
+  }
+  const auto columns = [&](std::size_t v) {
+    return width <= v * V::kInts ? 0 : least_of(width - v * V::kInts, V::kInts);
+  };
+  typename V::F extremes[2] = {V::broadcast(0.0f), V::broadcast(0.0f)};
+  gemm_whole<V, kVectors>(m, ending.start, [&]<std::size_t kRows>(
+                                               std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                               INTACT_INLINE {
+    const auto& e = in_memory(ending);
+    const std::size_t last = least_of(kRows, m.count - row) - 1;
+    if (f.q) {
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < kRows; i += Q::kRows) {
+        if (i > last) break;
+        typename V::F x[4];
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < 4; ++v) {
+          const std::size_t of = Q::vector(v), r = i + Q::row(v);
+          const float* other = f.other ? f.other + (row + least_of(r, last)) * f.stride + of * V::kInts : nullptr;
+          x[v] = e.value(acc[least_of(r, kRows - 1)][of], of, columns(of) ? other : nullptr, columns(of));
+        }
+        Q::store(f.q + row * f.stride, f.stride, i, last, width, V::in_order(e.bytes(x)));
+      }
+      return;
+    }
+    auto* found = &extremes[0];
+    asm volatile("" : "+r"(found)::"memory");
+    auto least = found[0], most = found[1];
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      if (r > last) break;
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const std::size_t n = columns(v), at = (row + r) * f.stride + v * V::kInts;
+        if (n == 0) continue;
+        auto x = e.value(acc[r][v], v, f.other ? f.other + at : nullptr, n);
+        if (f.y) V::store(f.y + at, x, n);
+        // Zero, which every range holds, stands in for what is beyond the end.
+        if (n < V::kInts) x = V::first_values(x, n);
+        least = V::min(least, x);
+        most = V::max(most, x);
+      }
+    }
+    found[0] = least;
+    found[1] = most;
+  });
+  if (!f.extremes) return;
+  f.extremes[0] = std::min(f.extremes[0], V::least(extremes[0]));
+  f.extremes[1] = std::max(f.extremes[1], V::greatest(extremes[1]));
+}
+
+template <class V>
+void product_real(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
+  with_vectors<V>(m.columns, [&](auto vectors) {
+    with_common_function<V>(f.function, [&](const auto& function) {
+      product_ending<V, vectors>(m, width, f, function);
+    });
+  });
 }
 
 template <class V, std::size_t kVectors, Of kOf, class Function>

@@ -116,6 +116,27 @@ void gemm_panel(const intact::Multiplication& m, const typename V::I (&start)[kV
   if (row < m.count) gemm_rest<V, kRows, kVectors>(m, row, start, use);
 }
 
+// The same in whole blocks alone, whose rows beyond the last repeat it: less code.
+template <class V, std::size_t kVectors, class Use>
+void gemm_whole(const intact::Multiplication& m, const typename V::I (&start)[kVectors],
+                const Use& use) {
+  constexpr std::size_t kRows = V::kBlockRows[kVectors - 1];
+  const auto blocks = [&](auto& ahead) {
+    for (std::size_t row = 0; row < m.count; row += kRows) {
+      gemm_block<V, kRows, kVectors>(m, row, start, ahead,
+                                     [&](const auto& acc) INTACT_INLINE { use(row, acc); });
+    }
+  };
+  if constexpr (requires { V::prefetch(m.next); }) {
+    const std::size_t steps = (m.count + kRows - 1) / kRows * (m.taps * m.k / 4);
+    Ahead<V> ahead{m.next_bytes ? m.next : m.panel, m.next_bytes / steps + (m.next_bytes ? 1 : 0)};
+    blocks(ahead);
+  } else {
+    NothingAhead nothing;
+    blocks(nothing);
+  }
+}
+
 template <class V>
 constexpr std::size_t block_rows(std::size_t columns) {
   return V::kBlockRows[columns / V::kInts - 1];

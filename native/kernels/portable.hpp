@@ -89,6 +89,13 @@ struct Portable {
   static I max(I a, I b) {
     return map<I>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
+  // The greatest of `most` and an x that is not above t; the least of `least` and an x that is.
+  static I max_up_to(I most, I x, I t) {
+    return map<I>([&](std::size_t i) { return x.v[i] <= t.v[i] && x.v[i] > most.v[i] ? x.v[i] : most.v[i]; });
+  }
+  static I min_beyond(I least, I x, I t) {
+    return map<I>([&](std::size_t i) { return x.v[i] > t.v[i] && x.v[i] < least.v[i] ? x.v[i] : least.v[i]; });
+  }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }

@@ -75,7 +75,7 @@ class Convolution final : public Step {
     direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
     if (!direct_ && k_.product && kernel.pointwise()) direct_ = find_starts();
     sliding_ = slides();
-    fused_ = k_.product && !out_.real && (!tail_.other || fused_sum_);
+    fused_ = k_.product && (out_.real ? ends_in_registers() : !tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
@@ -186,6 +186,15 @@ class Convolution final : public Step {
     padded(out_.bias);
     padded(out_.scale);
     if (out_.real) padded(out_.real->shift);
+  }
+
+  // Whether floats are finished in registers: those of rows with parameters of their own are not.
+  bool ends_in_registers() const {
+    Finish f{};
+    f.function = out_.real->function;
+    const float other = 0;
+    if (out_.real->other) f.other = &other;
+    return k_.ends_in_registers(f) && !(out_.rows && w_.out_height * w_.out_width == 1);
   }
 
   // Windows that reach far (large dilations) are gathered: the weights of kTaps lie the same way.
@@ -387,7 +396,11 @@ class Convolution final : public Step {
           m.a = part.a;
           m.starts = part.starts;
           m.count = part.count;
-          k_.product(m, bytes_of(work, panel, width, base + row));
+          if (out_.real) {
+            end_images(work, m, panel, width, base + row);
+          } else {
+            k_.product(m, bytes_of(work, panel, width, base + row));
+          }
         } else {
           for (std::size_t r = 0; r < part.count; r += block_rows, m.next += share) {
             Block &block = blocks[done % 2], &before = blocks[(done + 1) % 2];
@@ -448,15 +461,10 @@ class Convolution final : public Step {
     const std::size_t panel = block.panel.columns;
     const std::int32_t* sums = block.sums + first * panel;
     if (out_.real) {
-      Finish f = finish_of(context, out_, y_, at, c, columns_);
-      if (out_.found) {
-        f.y = nullptr;
-        if (block.work->written) f.q = context.at<std::uint8_t>(y_) + at;
-      }
       if (out_.rows || out_.extremes) {
-        finish_images(*block.work, f, sums, panel, row, count, block.width);
+        finish_images(*block.work, sums, panel, row, count, block.width, at, c);
       } else {
-        k_.finish(sums, panel, count, block.width, f);
+        k_.finish(sums, panel, count, block.width, finish_of(context, out_, y_, at, c, columns_));
       }
       return;
     }
@@ -470,25 +478,65 @@ class Convolution final : public Step {
   }
 
   // Rows of one image share scale, zero point and extremes; a matrix has an image a row.
-  void finish_images(const Work& work, const Finish& whole, const std::int32_t* sums,
-                     std::size_t panel, std::size_t row, std::size_t count, std::size_t width) const {
-    const Context& context = *work.context;
+  void finish_images(const Work& work, const std::int32_t* sums, std::size_t panel, std::size_t row,
+                     std::size_t count, std::size_t width, std::size_t at, std::size_t c) const {
     const std::size_t pixels = w_.out_height * w_.out_width;
-    const float* scales = out_.rows ? context.at<const float>(out_.rows->scales) : nullptr;
-    const auto* points = out_.rows ? context.at<const std::int32_t>(out_.rows->zero_points) : nullptr;
     if (pixels == 1 && !out_.extremes) {
-      Finish f = whole;
-      f.scales = scales + row;
-      f.zero_points = points + row;
+      const Context& context = *work.context;
+      Finish f = finish_of(context, out_, y_, at, c, columns_);
+      f.scales = context.at<const float>(out_.rows->scales) + row;
+      f.zero_points = context.at<const std::int32_t>(out_.rows->zero_points) + row;
       return k_.finish(sums, panel, count, width, f);
     }
+    each_image(work, row, count, at, c, [&](const Finish& f, std::size_t done, std::size_t n) {
+      const std::int32_t* of = sums + done * panel;
+      if (!f.y && !f.q && movement().course != Course::kOther) {
+        Found found(*this, f, panel);
+        k_.bounds(of, panel, n, found.turns(), found.bounds);
+        k_.finish(found.bounds, panel, found.rows(), width, f);
+      } else {
+        k_.finish(of, panel, n, width, f);
+      }
+    });
+  }
+
+  // The same for products that end in registers.
+  void end_images(const Work& work, const Multiplication& whole, const Panel& panel, std::size_t width,
+                  std::size_t row) const {
+    const std::size_t c = work.group * padded_n_ + panel.first;
+    const std::size_t at = row * columns_ + work.group * weights_->n + panel.first;
+    if (!out_.rows && !out_.extremes) {
+      return k_.product_real(whole, width, finish_of(*work.context, out_, y_, at, c, columns_));
+    }
+    each_image(work, row, whole.count, at, c, [&](const Finish& f, std::size_t done, std::size_t n) {
+      Multiplication m = whole;
+      m.count = n;
+      m.a += done * m.stride;
+      if (m.starts) m.starts += done;
+      if (f.y || f.q || movement().course == Course::kOther) return k_.product_real(m, width, f);
+      Found found(*this, f, panel.columns);
+      k_.product_bounds(m, found.turns(), found.bounds);
+      k_.finish(found.bounds, panel.columns, found.rows(), width, f);
+    });
+  }
+
+  // use(finish, done, n) for the n rows of each image, `done` rows after number `row`.
+  template <class Use>
+  void each_image(const Work& work, std::size_t row, std::size_t count, std::size_t at, std::size_t c,
+                  const Use& use) const {
+    const Context& context = *work.context;
+    const std::size_t pixels = w_.out_height * w_.out_width;
     for (std::size_t done = 0; done < count;) {
       const std::size_t image = (row + done) / pixels;
       const std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
-      Finish f = whole;
+      Finish f = finish_of(context, out_, y_, at + done * columns_, c, columns_);
+      if (out_.found) {
+        f.y = nullptr;
+        if (work.written) f.q = context.at<std::uint8_t>(y_) + at + done * columns_;
+      }
       if (out_.rows) {
-        f.scales = scales + image;
-        f.zero_points = points + image;
+        f.scales = context.at<const float>(out_.rows->scales) + image;
+        f.zero_points = context.at<const std::int32_t>(out_.rows->zero_points) + image;
         f.one_image = true;
       }
       if (out_.found && work.written) {
@@ -498,27 +546,27 @@ class Convolution final : public Step {
       } else if (out_.extremes) {
         f.extremes = out_.extremes->of(context, work.thread, image);
       }
-      if (f.y) f.y += done * columns_;
-      if (f.q) f.q += done * columns_;
-      if (f.other) f.other += done * columns_;
-      const std::int32_t* of = sums + done * panel;
-      if (!f.y && !f.q && monotone()) {
-        // The extremes of the floats are those of the least and the greatest sums.
-        std::int32_t bounds[2 * kMostColumns];
-        k_.bounds(of, panel, n, bounds);
-        k_.finish(bounds, panel, 2, width, f);
-      } else {
-        k_.finish(of, panel, n, width, f);
-      }
+      use(f, done, n);
       done += n;
     }
   }
 
-  // Whether greater sums of a column become greater floats.
-  bool monotone() const {
-    const Unary function = out_.real->function.function;
-    return !out_.real->other && (function == Unary::kNone || function == Unary::kRelu ||
-                                 function == Unary::kClip);
+  // The sums of a panel's columns among which those are that become its extremes.
+  struct Found {
+    std::int32_t bounds[4 * kMostColumns], turn[kMostColumns];
+    bool turning;
+
+    Found(const Convolution& step, const Finish& f, std::size_t columns)
+        : turning(step.movement().course == Course::kTurning) {
+      if (turning) step.k_.turns(f, columns, step.movement().turn, turn);
+    }
+    const std::int32_t* turns() const { return turning ? turn : nullptr; }
+    std::size_t rows() const { return turning ? 4 : 2; }
+  };
+
+  // How floats move with their sums.
+  Movement movement() const {
+    return out_.real->other ? Movement{Course::kOther} : movement_of(out_.real->function);
   }
 
   std::uint8_t padding(const Context& context, std::size_t image) const {

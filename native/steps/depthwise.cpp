@@ -39,7 +39,7 @@ class DepthwiseConvolution final : public Step {
                        const Output& output, Tail tail)
       : x_(x), y_(y), w_(w), tail_(std::move(tail)), k_(program.engine().kernels()) {
     w_.check();
-    const std::size_t channels = w_.channels, lanes = k_.lanes;
+    const std::size_t channels = w_.channels;
     program.check(x_);
     program.check(y_);
     require(x_.space == Space::kArena, "a convolution reads the arena alone");
@@ -56,16 +56,8 @@ class DepthwiseConvolution final : public Step {
     }
     weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
     pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
-    bias_.resize(round_up(channels, lanes));
-    scale_.resize(round_up(channels, lanes));
-    for (std::size_t p = 0; p < bias_.size(); ++p) {
-      const std::size_t first = p / lanes * lanes, step = depthwise_lanes(k_, channels, first);
-      if (p - first >= step) continue;
-      const std::size_t channel = first + depthwise_order(step, p - first);
-      if (channel >= channels) continue;
-      bias_[p] = output.bias[channel];
-      scale_[p] = output.scale[channel];
-    }
+    bias_ = in_depthwise_order(k_, output.bias);
+    scale_ = in_depthwise_order(k_, output.scale);
     const bool small = std::all_of(output.scale.begin(), output.scale.end(), [](float s) { return s < 1.0f; });
     d_ = {.height = w_.height, .width = w_.width, .channels = channels, .out_width = w_.out_width,
           .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w, .stride_h = w_.stride_h,
@@ -109,7 +101,8 @@ class DepthwiseConvolution final : public Step {
   std::optional<LineJobs> jobs_;
 };
 
-// Of images that were quantized one by one; ends in float32.
+// Of images that were quantized one by one; ends in float32, or in uint8 whose parameters are found by
+// computing the sums twice.
 class RealDepthwise final : public Step {
  public:
   RealDepthwise(const Program& program, Region x, Region y, const Windows& w,
@@ -119,8 +112,9 @@ class RealDepthwise final : public Step {
     const std::size_t channels = w_.channels, size = times(w_.out_pixels(), channels);
     program.check(x_);
     program.check(y_);
+    require(x_.space == Space::kArena, "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), channels), "a convolution's input is too small");
-    require(y_.bytes >= times(size, sizeof(float)), "a convolution's output is too small");
+    require(y_.bytes >= times(size, out_.found ? 1 : sizeof(float)), "a convolution's output is too small");
     require(weights.size() == times(times(w_.kernel_h, w_.kernel_w), channels),
             "weights do not fit the kernel and the channels");
     require(out_.bias.size() == channels && out_.scale.size() == channels && out_.real &&
@@ -137,43 +131,118 @@ class RealDepthwise final : public Step {
       program.check(*out_.real->other);
       require(out_.real->other->bytes >= times(size, sizeof(float)), "a summand is too small");
     }
+    if (out_.found) {
+      out_.found->check(program, w_.images);
+      Finish f{};
+      f.function = out_.real->function;
+      require(out_.extremes && !out_.real->other && k_.ends_in_registers(f),
+              "a depthwise convolution whose parameters are found has another end");
+    }
     weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
     pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
+    bias_ = in_depthwise_order(k_, out_.bias);
+    scale_ = in_depthwise_order(k_, out_.scale);
+    shift_ = in_depthwise_order(k_, out_.real->shift);
+    padded_ = bias_.size();
     // Kernels read whole vectors of these.
-    out_.bias.resize(round_up(channels, k_.lanes));
-    out_.scale.resize(round_up(channels, k_.lanes));
-    if (!out_.real->shift.empty()) out_.real->shift.resize(round_up(channels, k_.lanes));
+    out_.bias.resize(padded_);
+    out_.scale.resize(padded_);
+    if (!shift_.empty()) out_.real->shift.resize(padded_);
     jobs_.emplace(program, w_, k_.depthwise_lines(shape(0)));
+    bounds_at_ = round_up(depthwise_scratch(k_, shape(0)), 64);
+    turns_at_ = bounds_at_ + times(kMostBounds * sizeof(std::int32_t), padded_);
   }
 
-  std::size_t scratch() const override { return depthwise_scratch(k_, shape(0)); }
+  // Where functions turn is found once, and lies in the first thread's.
+  std::size_t scratch() const override {
+    return turns_at_ + times(times(w_.images, padded_), sizeof(std::int32_t));
+  }
 
   void run(const Context& context) const override {
-    const auto* x = context.at<const std::uint8_t>(x_);
     if (out_.extremes) out_.extremes->clear(context);
-    const auto* scales = context.at<const float>(out_.rows->scales);
-    const auto* points = context.at<const std::int32_t>(out_.rows->zero_points);
-    const LineJobs& jobs = *jobs_;
-    context.engine.pool().run(jobs.count(), [&](std::size_t job, std::size_t thread) {
-      const std::size_t image = jobs.image(job), first = jobs.first(job);
-      const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
-      Finish f = finish_of(context, out_, y_, at, 0, w_.channels);
-      f.scales = &scales[image];
-      f.zero_points = &points[image];
-      if (out_.extremes) f.extremes = out_.extremes->of(context, thread, image);
-      k_.depthwise_real(shape(static_cast<std::uint8_t>(points[image])),
-                        x + image * w_.height * w_.width * w_.channels, top_of(w_, first),
-                        jobs.lines(job), f, context.engine.scratch(thread));
+    if (!out_.found) {
+      each_job(context, [&](const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                            std::size_t lines, Finish& f, std::size_t image, std::size_t thread) {
+        if (out_.extremes) f.extremes = out_.extremes->of(context, thread, image);
+        k_.depthwise_real(d, x, top, lines, f, context.engine.scratch(thread));
+      });
+      return;
+    }
+    find(context);
+    out_.extremes->parameters(context, *out_.found);
+    each_job(context, [&](const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                          std::size_t lines, Finish& f, std::size_t image, std::size_t thread) {
+      f.q_scale = context.at<const float>(out_.found->scales)[image];
+      f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
+      f.bounded = true;
+      k_.depthwise_quantized(d, x, top, lines, f, context.engine.scratch(thread));
     });
   }
 
  private:
+  static constexpr std::size_t kMostBounds = 4;
+
+  // The extremes of the floats, by those of the sums.
+  void find(const Context& context) const {
+    const Movement movement = movement_of(out_.real->function);
+    const bool turning = movement.course == Course::kTurning;
+    auto* turns = reinterpret_cast<std::int32_t*>(context.engine.scratch(0) + turns_at_);
+    for (std::size_t image = 0; turning && image < w_.images; ++image) {
+      Finish f = of_image(context, image);
+      f.bias = bias_.data();
+      f.scale = scale_.data();
+      f.shift = shift_.empty() ? nullptr : shift_.data();
+      k_.turns(f, padded_, movement.turn, turns + image * padded_);
+    }
+    each_job(context, [&](const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                          std::size_t lines, Finish& f, std::size_t image, std::size_t thread) {
+      f.extremes = out_.extremes->of(context, thread, image);
+      std::uint8_t* scratch = context.engine.scratch(thread);
+      auto* bounds = reinterpret_cast<std::int32_t*>(scratch + bounds_at_);
+      k_.depthwise_bounds(d, x, top, lines, turning ? turns + image * padded_ : nullptr, bounds, scratch);
+      f.q = nullptr;
+      k_.finish(bounds, padded_, turning ? 4 : 2, w_.channels, f);
+    });
+  }
+
+  Finish of_image(const Context& context, std::size_t image) const {
+    Finish f = finish_of(context, out_, y_, 0, 0, w_.channels);
+    f.scales = context.at<const float>(out_.rows->scales) + image;
+    f.zero_points = context.at<const std::int32_t>(out_.rows->zero_points) + image;
+    f.one_image = true;
+    return f;
+  }
+
+  // use(shape, image's values, top, lines, finish, image, thread) for the lines of each job.
+  template <class Use>
+  void each_job(const Context& context, const Use& use) const {
+    const auto* x = context.at<const std::uint8_t>(x_);
+    const LineJobs& jobs = *jobs_;
+    context.engine.pool().run(jobs.count(), [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = jobs.image(job), first = jobs.first(job);
+      const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
+      Finish f = of_image(context, image);
+      if (out_.found) {
+        f.y = nullptr;
+        f.q = context.at<std::uint8_t>(y_) + at;
+      } else {
+        f.y += at;
+        if (f.other) f.other += at;
+      }
+      use(shape(static_cast<std::uint8_t>(f.zero_points[0])),
+          x + image * w_.height * w_.width * w_.channels, top_of(w_, first), jobs.lines(job), f, image,
+          thread);
+    });
+  }
+
   Depthwise shape(std::uint8_t x_zero_point) const {
     return {.height = w_.height, .width = w_.width, .channels = w_.channels,
             .out_width = w_.out_width, .kernel_h = w_.kernel_h, .kernel_w = w_.kernel_w,
             .stride_h = w_.stride_h, .stride_w = w_.stride_w, .dilation_h = w_.dilation_h,
             .dilation_w = w_.dilation_w, .pad_top = w_.pad_top, .pad_left = w_.pad_left,
-            .x_zero_point = x_zero_point, .weights = weights_.data(), .output = {}};
+            .x_zero_point = x_zero_point, .weights = weights_.data(),
+            .output = {bias_.data(), scale_.data(), 0, 0, 0, false, nullptr},
+            .shift = shift_.empty() ? nullptr : shift_.data()};
   }
 
   Region x_, y_;
@@ -181,6 +250,9 @@ class RealDepthwise final : public Step {
   Output out_;
   const Kernels& k_;
   std::vector<std::int8_t> weights_;
+  std::vector<std::int32_t> bias_;  // in the order of depthwise_order, as the next ones
+  std::vector<float> scale_, shift_;
+  std::size_t padded_, bounds_at_, turns_at_;
   std::optional<LineJobs> jobs_;
 };
 

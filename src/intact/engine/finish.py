@@ -268,7 +268,7 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
         "windows": value.windows.sizes, "name": value.name, "bias": bias,
         "scale": np.ascontiguousarray(value.scale, np.float32), "rows": bool(value.rows),
         "other": bool(value.other), "shift": shift, "function": function, "bounds": value.bounds,
-        "extremes": None,
+        "extremes": None, "found": None,
     }  # fmt: skip
     groups, depth, _ = value.weights.shape
     if value.rows and to is None and _is_depthwise(value):
@@ -277,7 +277,7 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     return state.add(
         "real_convolution", value.label, y, inputs, weights=value.weights,
         x_zero_point=value.x_zero_point,
-        quantized=None if to is None else (float(to.scale), to.zero_point), found=None, **shared,
+        quantized=None if to is None else (float(to.scale), to.zero_point), **shared,
     )  # fmt: skip
 
 

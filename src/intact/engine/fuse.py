@@ -27,6 +27,8 @@ _QUANTIZING: Final = ("attention", "layer_norm")
 # Products of so few values that a second pass costs less than floats beyond the L2 cache.
 _CHEAP_DEPTH: Final = 128
 _MANY_FLOATS: Final = 2**18
+# What depthwise convolutions compute before their sums leave the registers.
+_IN_REGISTERS: Final = frozenset({"Clip", "Gelu", "HardSwish", "Relu", "Swish"})
 
 
 def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> list[Instruction]:
@@ -156,7 +158,7 @@ def _fuse_extremes(
         extremes = new_tensor((threads, images, 2), "float32")
         producer.parameters["extremes"] = images
         alone = readers[producer.output.storage] == 1
-        if producer.kind == "real_convolution" and alone and _is_cheap(producer):
+        if alone and _is_cheap(producer):
             producer.parameters["found"] = True
             producer.outputs = (*instruction.outputs, extremes)
             gone.add(i)
@@ -180,9 +182,16 @@ def _writes_images(instruction: Instruction, images: int) -> bool:
     return False
 
 
-def _is_cheap(convolution: Instruction) -> bool:
-    depth = convolution.parameters["weights"].shape[1]
-    return depth <= _CHEAP_DEPTH and convolution.output.size >= _MANY_FLOATS
+def _is_cheap(producer: Instruction) -> bool:
+    """Whether its sums cost less than to write floats and read them again."""
+    given = producer.parameters
+    if producer.kind == "real_depthwise":
+        function = given["function"]
+        return given["other"] is False and (function is None or function[0] in _IN_REGISTERS)
+    if producer.kind != "real_convolution":
+        return False
+    depth = given["weights"].shape[1]
+    return bool(depth <= _CHEAP_DEPTH and producer.output.size >= _MANY_FLOATS)
 
 
 def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
