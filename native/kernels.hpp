@@ -172,7 +172,6 @@ struct Depthwise {
   std::uint8_t x_zero_point;
   const std::int8_t* weights;  // packed by `pack_depthwise`
   Requantize output;           // bias and scale in the order of `depthwise_order`
-  const float* shift = nullptr;  // in that order too, or null
 };
 
 // One row of the table of kernels: what an instruction set brings. Strides are in elements.
@@ -249,10 +248,6 @@ struct Kernels {
   void (*depthwise_bounds)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                            std::size_t lines, const std::int32_t* turns, std::int32_t* y,
                            std::uint8_t* scratch);
-  // As depthwise_real to f.q alone, for a function that `ends_in_registers`; bias (sums of weights), scale
-  // and shift are those of `d`.
-  void (*depthwise_quantized)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                              std::size_t lines, const Finish& f, std::uint8_t* scratch);
   // The largest values, and the sums of what exceeds the zero point, of a window's channels.
   void (*maximum)(const std::uint8_t* x, const Window& w, std::size_t channels, std::uint8_t* y);
   void (*accumulate)(const std::uint8_t* x, const Window& w, std::size_t channels,

@@ -196,6 +196,13 @@ bool rolls(const intact::Depthwise& d) {
          d.dilation_w == 1 && d.stride_w <= 2;
 }
 
+// Of the interleaved columns, and the sums of a line beside them.
+template <class V>
+std::size_t depthwise_columns_bytes(const intact::Depthwise& d) {
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  return (width * ((d.kernel_h + 3) / 4) + d.out_width) * 4 * V::kBytes;
+}
+
 // Lines of the output whose rows of the input lie in as many groups of four as one line's.
 template <class V>
 std::size_t depthwise_lines(const intact::Depthwise& d) {
@@ -371,64 +378,32 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
   });
 }
 
-template <class V>
-void depthwise_quantized(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                         std::size_t lines, const intact::Finish& f, std::uint8_t* scratch) {
-  with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
-    using W = decltype(lanes);
-    with_common_function<W>(f.function, [&](const auto& function) {
-      for (std::size_t channel = first; channel < last; channel += W::kBytes) {
-        const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
-        Ending<W, 4, std::decay_t<decltype(function)>> ending(f, function);
-        for (std::size_t i = 0; i < 4; ++i) {
-          const std::size_t at = channel + i * W::kInts;
-          ending.set(i, W::load(d.output.bias + at), W::load(d.output.scale + at),
-                     d.shift ? W::load(d.shift + at) : W::broadcast(0.0f));
-        }
-        const auto finish = [&](std::size_t line, std::size_t o, const typename W::I (&acc)[4]) INTACT_INLINE {
-          typename W::F values[4];
-          for (std::size_t i = 0; i < 4; ++i) values[i] = ending.value(acc[i], i, nullptr, 0);
-          W::store_bytes(f.q + (line * d.out_width + o) * f.stride + channel, ending.bytes(values), n);
-        };
-        depthwise_step<W>(d, x, top, lines, channel, n, ending.start, scratch, finish);
-      }
-    });
-  });
-}
-
-template <class V, class Function>
-void depthwise_floats(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                      std::size_t lines, std::size_t first, std::size_t last, const intact::Finish& f,
-                      const Function& function, std::uint8_t* scratch) {
-  Real<V, Of::kImage, Function> real(f, function);
-  const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-  for (std::size_t channel = first; channel < last; channel += V::kBytes) {
-    const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
-    Columns<V> columns[4];
-    for (std::size_t i = 0; i < 4; ++i) columns[i] = real.columns(channel + i * V::kInts);
-    const auto finish = [&](std::size_t line, std::size_t o, const typename V::I (&acc)[4]) {
-      typename V::I sums[4];
-      V::channel_order(acc, sums);
-      for (std::size_t i = 0; i * V::kInts < n; ++i) {
-        const std::size_t begin = i * V::kInts;
-        const std::size_t at = (line * d.out_width + o) * f.stride + channel + begin;
-        const std::size_t left = n - begin < V::kInts ? n - begin : V::kInts;
-        real.store(real.value(sums[i], columns[i], 0, at, left), at, left);
-      }
-    };
-    depthwise_step<V>(d, x, top, lines, channel, n, nothing, scratch, finish);
-  }
-  real.end();
-}
-
+// Sums in the order of the channels, finished a few lines at a time while they are in the cache.
 template <class V>
 void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t lines, const intact::Finish& f, std::uint8_t* scratch) {
-  with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
-    using W = decltype(v);
-    with_function<W>(f.function, [&](const auto& function) {
-      depthwise_floats<W>(d, x, top, lines, first, last, f, function, scratch);
-    });
+  auto* sums = reinterpret_cast<std::int32_t*>(scratch + depthwise_columns_bytes<V>(d));
+  with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
+    using W = decltype(lanes);
+    const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
+    for (std::size_t channel = first; channel < last; channel += W::kBytes) {
+      const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
+      depthwise_step<W>(d, x, top, lines, channel, n, nothing, scratch,
+                        [&](std::size_t line, std::size_t o, const typename W::I (&acc)[4]) INTACT_INLINE {
+                          typename W::I ordered[4];
+                          W::channel_order(acc, ordered);
+                          std::int32_t* to = sums + (line * d.out_width + o) * W::kBytes;
+                          for (std::size_t i = 0; i < 4; ++i) W::store(to + i * W::kInts, ordered[i]);
+                        });
+      intact::Finish of = f;
+      of.bias += channel;
+      of.scale += channel;
+      if (of.shift) of.shift += channel;
+      if (of.other) of.other += channel;
+      if (of.y) of.y += channel;
+      if (of.q) of.q += channel;
+      finish<V>(sums, W::kBytes, lines * d.out_width, n, of);
+    }
   });
 }
 

@@ -44,7 +44,7 @@ struct Quad {
   }
 };
 
-inline std::size_t least_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
+constexpr std::size_t least_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
 // The sums of rows that lie in memory, a panel wide, with their bias; the last stands in for rows beyond.
 template <class V, std::size_t kVectors>
@@ -355,18 +355,20 @@ struct Real {
     return c;
   }
 
+  typename V::F scaled(typename V::I sum, const Columns<V>& c, std::size_t row) const {
+    if constexpr (kOf == Of::kRows) {
+      sum = V::sub(sum, V::mul(c.bias, V::broadcast(f.zero_points[row])));
+      return V::mul(V::to_float(sum), V::mul(V::broadcast(f.scales[row]), c.scale));
+    } else {
+      return V::mul(V::to_float(V::add(sum, c.bias)), c.scale);
+    }
+  }
+
   // Of the first `n` sums of a vector, whose place in y is `at`. Operands of the clamp stand so that NaN
   // stays NaN.
   typename V::F value(typename V::I sum, const Columns<V>& c, std::size_t row, std::size_t at,
                       std::size_t n) const {
-    auto scale = c.scale;
-    if constexpr (kOf == Of::kRows) {
-      sum = V::sub(sum, V::mul(c.bias, V::broadcast(f.zero_points[row])));
-      scale = V::mul(V::broadcast(f.scales[row]), scale);
-    } else {
-      sum = V::add(sum, c.bias);
-    }
-    auto x = V::mul(V::to_float(sum), scale);
+    auto x = scaled(sum, c, row);
     if (f.shift) x = V::add(x, c.shift);
     x = function(x);
     if (f.other) x = V::add(x, V::load(f.other + at, n));
@@ -435,27 +437,11 @@ void turns(const intact::Finish& f, std::size_t columns, float turn, std::int32_
   find(Real<V, Of::kTensor, decltype(nothing)>(f, nothing));
 }
 
-// Calls use(function) for those that products and depthwise convolutions end in while their sums are in
-// registers. A clamp is the caller's.
-template <class V, class Use>
-void with_common_function(const intact::Applied& applied, const Use& use) {
-  using intact::Unary;
-  switch (applied.function) {
-    case Unary::kSwish:
-    case Unary::kHardSwish:
-    case Unary::kGelu:
-      return with_function<V>({applied.function, 0, 0}, use);
-    default: return use([](typename V::F x) { return x; });
-  }
-}
-
+// Other functions than a clamp take longer than it takes to write sums and read them again.
 inline bool ends_in_registers(const intact::Finish& f) {
   using intact::Unary;
   switch (f.function.function) {
-    case Unary::kNone:
-    case Unary::kGelu:
-    case Unary::kHardSwish:
-    case Unary::kSwish: return true;
+    case Unary::kNone: return true;
     // Taken for the clamp that follows.
     case Unary::kRelu:
     case Unary::kClip: return f.other == nullptr;
@@ -478,16 +464,15 @@ inline void clamp_of(const intact::Finish& f, float& low, float& high) {
 }
 
 // What becomes of sums that hold their bias, whoever's parameters they have.
-template <class V, std::size_t kVectors, class Function>
+template <class V, std::size_t kVectors>
 struct Ending {
   const intact::Finish& f;
-  const Function& function;
   bool clamps;
   typename V::F scale[kVectors], shift[kVectors], low, high;
   typename V::F q_scale, reciprocal, q_low, q_high;
   typename V::I start[kVectors];
 
-  Ending(const intact::Finish& finish, const Function& apply) : f(finish), function(apply) {
+  explicit Ending(const intact::Finish& finish) : f(finish) {
     float least, most;
     clamp_of(f, least, most);
     clamps = least > -__builtin_inff() || most < __builtin_inff();
@@ -513,7 +498,6 @@ struct Ending {
                                              std::size_t n) const {
     auto x = V::mul(V::to_float(sum), scale[v]);
     if (f.shift) x = V::add(x, shift[v]);
-    x = function(x);
     if (other) x = V::add(x, V::load(other, n));
     return clamps ? V::min(high, V::max(low, x)) : x;
   }
@@ -529,11 +513,10 @@ struct Ending {
   }
 };
 
-template <class V, std::size_t kVectors, class Function>
-void product_ending(const intact::Multiplication& m, std::size_t width, const intact::Finish& f,
-                    const Function& function) {
+template <class V, std::size_t kVectors>
+void product_ending(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
   using Q = Quad<V, kVectors>;
-  Ending<V, kVectors, Function> ending(f, function);
+  Ending<V, kVectors> ending(f);
   for (std::size_t v = 0; v < kVectors; ++v) {
     const std::size_t column = v * V::kInts;
     ending.set(v, V::load(f.bias + column), V::load(f.scale + column),
@@ -549,38 +532,35 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
     const auto& e = in_memory(ending);
     const std::size_t last = least_of(kRows, m.count - row) - 1;
     if (f.q) {
-#pragma GCC unroll 8
-      for (std::size_t i = 0; i < kRows; i += Q::kRows) {
-        if (i > last) break;
+      for_each_index<(kRows + Q::kRows - 1) / Q::kRows>([&](auto quad) INTACT_INLINE {
+        constexpr std::size_t i = quad * Q::kRows;
+        if (i > last) return;
         typename V::F x[4];
-#pragma GCC unroll 4
-        for (std::size_t v = 0; v < 4; ++v) {
-          const std::size_t of = Q::vector(v), r = i + Q::row(v);
-          const float* other = f.other ? f.other + (row + least_of(r, last)) * f.stride + of * V::kInts : nullptr;
-          x[v] = e.value(acc[least_of(r, kRows - 1)][of], of, columns(of) ? other : nullptr, columns(of));
-        }
+        for_each_index<4>([&](auto v) INTACT_INLINE {
+          constexpr std::size_t of = Q::vector(v), r = least_of(i + Q::row(v), kRows - 1);
+          const std::size_t n = columns(of), at = (row + least_of(r, last)) * f.stride + of * V::kInts;
+          x[v] = e.value(acc[r][of], of, f.other && n ? f.other + at : nullptr, n);
+        });
         Q::store(f.q + row * f.stride, f.stride, i, last, width, V::in_order(e.bytes(x)));
-      }
+      });
       return;
     }
     auto* found = &extremes[0];
     asm volatile("" : "+r"(found)::"memory");
     auto least = found[0], most = found[1];
-#pragma GCC unroll 8
-    for (std::size_t r = 0; r < kRows; ++r) {
-      if (r > last) break;
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) {
+    for_each_index<kRows>([&](auto r) INTACT_INLINE {
+      if (r > last) return;
+      for_each_index<kVectors>([&](auto v) INTACT_INLINE {
         const std::size_t n = columns(v), at = (row + r) * f.stride + v * V::kInts;
-        if (n == 0) continue;
+        if (n == 0) return;
         auto x = e.value(acc[r][v], v, f.other ? f.other + at : nullptr, n);
         if (f.y) V::store(f.y + at, x, n);
         // Zero, which every range holds, stands in for what is beyond the end.
         if (n < V::kInts) x = V::first_values(x, n);
         least = V::min(least, x);
         most = V::max(most, x);
-      }
-    }
+      });
+    });
     found[0] = least;
     found[1] = most;
   });
@@ -592,13 +572,12 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
 template <class V>
 void product_real(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
   with_vectors<V>(m.columns, [&](auto vectors) {
-    with_common_function<V>(f.function, [&](const auto& function) {
-      product_ending<V, vectors>(m, width, f, function);
-    });
+    product_ending<V, vectors>(m, width, f);
   });
 }
 
-template <class V, std::size_t kVectors, Of kOf, class Function>
+// kPlain: whole panels, and nothing is added after the function.
+template <class V, std::size_t kVectors, Of kOf, bool kPlain, class Function>
 void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
                   const intact::Finish& f, const Function& function) {
   using Q = Quad<V, kVectors>;
@@ -606,16 +585,25 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
   const auto scale = V::broadcast(f.q_scale), reciprocal = V::broadcast(1.0f / f.q_scale);
   const auto low = V::broadcast(static_cast<float>(-f.q_zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - f.q_zero_point));
+  const std::int32_t zero_point = f.q_zero_point;
   Columns<V> c[kVectors];
   for (std::size_t v = 0; v < kVectors; ++v) c[v] = real.columns(v * V::kInts);
   for (std::size_t i = 0; i < count; i += Q::kRows) {
     typename V::F x[4];
+#pragma GCC unroll 4
     for (std::size_t v = 0; v < 4; ++v) {
       const std::size_t row = least_of(i + Q::row(v), count - 1), column = Q::vector(v) * V::kInts;
-      const std::size_t n = columns <= column ? 0 : least_of(columns - column, V::kInts);
       const auto sum = V::load(sums + row * kVectors * V::kInts + column);
-      x[v] = n == 0 ? V::broadcast(0.0f)
-                    : real.value(sum, c[Q::vector(v)], row, row * f.stride + column, n);
+      const Columns<V>& of = c[Q::vector(v)];
+      if constexpr (kPlain) {
+        x[v] = function(V::add(real.scaled(sum, of, row), of.shift));
+      } else {
+        const std::size_t n = columns <= column ? 0 : least_of(columns - column, V::kInts);
+        x[v] = n == 0 ? V::broadcast(0.0f) : real.value(sum, of, row, row * f.stride + column, n);
+      }
+    }
+    if (kPlain && real.clamps) {
+      for (auto& value : x) value = V::min(real.high, V::max(real.low, value));
     }
     typename V::I steps[4];
     if (f.bounded) {
@@ -623,7 +611,7 @@ void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t colum
     } else {
       divide_round4<V>(x, scale, reciprocal, low, high, steps);
     }
-    Q::store(f.q, f.stride, i, count - 1, columns, V::in_order(V::narrow(steps, f.q_zero_point)));
+    Q::store(f.q, f.stride, i, count - 1, columns, V::in_order(V::narrow(steps, zero_point)));
   }
 }
 
@@ -633,7 +621,11 @@ void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count
   with_function<V>(f.function, [&](const auto& function) {
     if (!f.q) return finish_floats<V, kOf>(sums, panel, count, columns, f, function);
     with_vectors<V>(panel, [&](auto vectors) {
-      finish_bytes<V, vectors, kOf>(sums, count, columns, f, function);
+      if (!f.other && columns == panel) {
+        finish_bytes<V, vectors, kOf, true>(sums, count, columns, f, function);
+      } else {
+        finish_bytes<V, vectors, kOf, false>(sums, count, columns, f, function);
+      }
     });
   });
 }

@@ -3,6 +3,7 @@
 // Matrix products of u8 activations and packed s8 weights, in blocks whose sums stay in registers.
 
 #include <type_traits>
+#include <utility>
 
 #include "../kernels.hpp"
 
@@ -22,19 +23,36 @@ void with_vectors(std::size_t columns, const Use& use) {
   call.template operator()<V::kMostVectors>(call);
 }
 
-// Weights that are read into the cache while others are multiplied, evenly spread over all steps.
+// use(std::integral_constant<std::size_t, i>) for each i below kCount: indices that are constants, so that
+// what they index can stay in registers.
+template <std::size_t kCount, class Use>
+[[gnu::always_inline]] inline void for_each_index(const Use& use) {
+  [&]<std::size_t... kIndices>(std::index_sequence<kIndices...>) INTACT_INLINE {
+    (use(std::integral_constant<std::size_t, kIndices>()), ...);
+  }(std::make_index_sequence<kCount>());
+}
+
+// Weights that are read into the cache while others are multiplied, as many lines during each block. No
+// line is asked for twice: for one that is there already that takes longer than a step.
 template <class V>
 struct Ahead {
+  static constexpr std::size_t kLine = 64;
   const std::int8_t* at;
-  std::size_t bytes;  // a step
+  std::size_t lines, left;  // of a block
 
+  Ahead(const intact::Multiplication& m, std::size_t blocks)
+      : at(m.next), lines((m.next_bytes / kLine + blocks - 1) / blocks), left(0) {}
+  void begin() { left = lines; }
   [[gnu::always_inline]] void step() {
+    if (left == 0) return;
     V::prefetch(at);
-    at += bytes;
+    at += kLine;
+    --left;
   }
 };
 
 struct NothingAhead {
+  void begin() {}
   void step() {}
 };
 
@@ -58,6 +76,7 @@ template <class V, std::size_t kRows, std::size_t kVectors, class Ahead, class U
     for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = start[v];
   }
   const std::int8_t* panel = m.panel;
+  ahead.begin();
   for (std::size_t t = 0; t < m.taps; ++t) {
     const std::size_t end = m.offsets[t] + m.k;
     for (std::size_t i = m.offsets[t]; i < end; i += 4, panel += 4 * kVectors * V::kInts) {
@@ -101,7 +120,7 @@ void gemm_panel(const intact::Multiplication& m, const typename V::I (&start)[kV
   std::size_t row = 0;
   if constexpr (requires { V::prefetch(m.next); }) {
     if (m.next_bytes > 0 && m.count >= kRows) {
-      Ahead<V> ahead{m.next, m.next_bytes / (m.count / kRows * (m.taps * m.k / 4)) + 1};
+      Ahead<V> ahead(m, m.count / kRows);
       for (; row + kRows <= m.count; row += kRows) {
         gemm_block<V, kRows, kVectors>(m, row, start, ahead,
                                        [&](const auto& acc) INTACT_INLINE { use(row, acc); });
@@ -128,13 +147,13 @@ void gemm_whole(const intact::Multiplication& m, const typename V::I (&start)[kV
     }
   };
   if constexpr (requires { V::prefetch(m.next); }) {
-    const std::size_t steps = (m.count + kRows - 1) / kRows * (m.taps * m.k / 4);
-    Ahead<V> ahead{m.next_bytes ? m.next : m.panel, m.next_bytes / steps + (m.next_bytes ? 1 : 0)};
-    blocks(ahead);
-  } else {
-    NothingAhead nothing;
-    blocks(nothing);
+    if (m.next_bytes > 0) {
+      Ahead<V> ahead(m, (m.count + kRows - 1) / kRows);
+      return blocks(ahead);
+    }
   }
+  NothingAhead nothing;
+  blocks(nothing);
 }
 
 template <class V>

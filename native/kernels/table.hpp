@@ -70,7 +70,6 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .depthwise = depthwise<V>,
       .depthwise_real = depthwise_real<V>,
       .depthwise_bounds = depthwise_bounds<V>,
-      .depthwise_quantized = depthwise_quantized<V>,
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
       .pool_real = pool_real<V>,

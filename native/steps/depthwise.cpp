@@ -133,17 +133,16 @@ class RealDepthwise final : public Step {
     }
     if (out_.found) {
       out_.found->check(program, w_.images);
-      Finish f{};
-      f.function = out_.real->function;
-      require(out_.extremes && !out_.real->other && k_.ends_in_registers(f),
+      require(out_.extremes && !out_.real->other &&
+                  movement_of(out_.real->function).course != Course::kOther,
               "a depthwise convolution whose parameters are found has another end");
     }
     weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
     pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
+    padded_ = round_up(channels, k_.lanes);
     bias_ = in_depthwise_order(k_, out_.bias);
     scale_ = in_depthwise_order(k_, out_.scale);
     shift_ = in_depthwise_order(k_, out_.real->shift);
-    padded_ = bias_.size();
     // Kernels read whole vectors of these.
     out_.bias.resize(padded_);
     out_.scale.resize(padded_);
@@ -175,7 +174,7 @@ class RealDepthwise final : public Step {
       f.q_scale = context.at<const float>(out_.found->scales)[image];
       f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
       f.bounded = true;
-      k_.depthwise_quantized(d, x, top, lines, f, context.engine.scratch(thread));
+      k_.depthwise_real(d, x, top, lines, f, context.engine.scratch(thread));
     });
   }
 
@@ -241,8 +240,7 @@ class RealDepthwise final : public Step {
             .stride_h = w_.stride_h, .stride_w = w_.stride_w, .dilation_h = w_.dilation_h,
             .dilation_w = w_.dilation_w, .pad_top = w_.pad_top, .pad_left = w_.pad_left,
             .x_zero_point = x_zero_point, .weights = weights_.data(),
-            .output = {bias_.data(), scale_.data(), 0, 0, 0, false, nullptr},
-            .shift = shift_.empty() ? nullptr : shift_.data()};
+            .output = {}};
   }
 
   Region x_, y_;
@@ -250,7 +248,8 @@ class RealDepthwise final : public Step {
   Output out_;
   const Kernels& k_;
   std::vector<std::int8_t> weights_;
-  std::vector<std::int32_t> bias_;  // in the order of depthwise_order, as the next ones
+  // In the order of depthwise_order, for `turns`.
+  std::vector<std::int32_t> bias_;
   std::vector<float> scale_, shift_;
   std::size_t padded_, bounds_at_, turns_at_;
   std::optional<LineJobs> jobs_;

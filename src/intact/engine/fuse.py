@@ -27,8 +27,8 @@ _QUANTIZING: Final = ("attention", "layer_norm")
 # Products of so few values that a second pass costs less than floats beyond the L2 cache.
 _CHEAP_DEPTH: Final = 128
 _MANY_FLOATS: Final = 2**18
-# What depthwise convolutions compute before their sums leave the registers.
-_IN_REGISTERS: Final = frozenset({"Clip", "Gelu", "HardSwish", "Relu", "Swish"})
+# Functions whose extremes are those of the extremes of what they are given, and of where they turn.
+_BOUNDED: Final = frozenset({"Clip", "Gelu", "HardSwish", "Relu", "Sigmoid", "Swish", "Tanh"})
 
 
 def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> list[Instruction]:
@@ -187,7 +187,7 @@ def _is_cheap(producer: Instruction) -> bool:
     given = producer.parameters
     if producer.kind == "real_depthwise":
         function = given["function"]
-        return given["other"] is False and (function is None or function[0] in _IN_REGISTERS)
+        return given["other"] is False and (function is None or function[0] in _BOUNDED)
     if producer.kind != "real_convolution":
         return False
     depth = given["weights"].shape[1]
