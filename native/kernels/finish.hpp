@@ -620,7 +620,8 @@ void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count
                   const intact::Finish& f) {
   with_function<V>(f.function, [&](const auto& function) {
     if (!f.q) return finish_floats<V, kOf>(sums, panel, count, columns, f, function);
-    with_vectors<V>(panel, [&](auto vectors) {
+    constexpr std::size_t kMost = 4;  // a depthwise convolution's step is as wide as that
+    with_vectors<V, kMost>(panel, [&](auto vectors) {
       if (!f.other && columns == panel) {
         finish_bytes<V, vectors, kOf, true>(sums, count, columns, f, function);
       } else {

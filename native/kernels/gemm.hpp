@@ -13,14 +13,14 @@
 namespace {
 
 // Calls use(std::integral_constant<std::size_t, n>) for the n vectors of a panel's columns.
-template <class V, class Use>
+template <class V, std::size_t kMost = V::kMostVectors, class Use>
 void with_vectors(std::size_t columns, const Use& use) {
   const std::size_t vectors = columns / V::kInts;
   const auto call = [&]<std::size_t kVectors>(auto& self) {
     if (vectors == kVectors) return use(std::integral_constant<std::size_t, kVectors>());
     if constexpr (kVectors > 1) self.template operator()<kVectors - 1>(self);
   };
-  call.template operator()<V::kMostVectors>(call);
+  call.template operator()<kMost>(call);
 }
 
 // use(std::integral_constant<std::size_t, i>) for each i below kCount: indices that are constants, so that
