@@ -127,8 +127,14 @@ class Binary final : public Step {
     }
     single_[0] = a.column_stride == 0;
     single_[1] = b.column_stride == 0;
+    const bool one = repeats(a) != repeats(b), other = goes_on(a) || goes_on(b);
+    if (one && other && columns < kTile) together_ = kTile / columns;
+    // What goes together belongs to one image.
+    if (extremes_ && (extremes_->images > outer || outer % extremes_->images != 0)) together_ = 1;
     if (extremes_) extremes_->check(program, times(outer, rows));
   }
+
+  std::size_t scratch() const override { return together_ > 1 ? kTile * sizeof(float) + kSlack : 0; }
 
   void run(const Context& context) const override {
     const auto* all_a = context.at<const float>(a_.region);
@@ -141,21 +147,44 @@ class Binary final : public Step {
     context.engine.pool().run(jobs * parts, [&](std::size_t job, std::size_t thread) {
       const Part all(rows, job / parts, jobs), columns(columns_, job % parts, parts);
       const std::size_t first = columns.begin, n = columns.end - columns.begin;
-      for (std::size_t r = all.begin; r < all.end; ++r) {
+      float* tile = reinterpret_cast<float*>(context.engine.scratch(thread));
+      std::size_t held = outer_;  // whose numbers are in the tile
+      for (std::size_t r = all.begin, next; r < all.end; r = next) {
         const std::size_t outer = r / rows_, row = r % rows_;
         const float* a = all_a + outer * a_.outer_stride + row * a_.row_stride + first * a_.column_stride;
         const float* b = all_b + outer * b_.outer_stride + row * b_.row_stride + first * b_.column_stride;
         float* to = y + r * columns_ + first;
-        combine(a, b, to, n);
+        std::size_t size = n;
+        next = r + 1;
+        if (together_ > 1) {
+          const float*& repeated = repeats(a_) ? a : b;
+          if (outer != held) fill(tile, repeated);
+          held = outer;
+          repeated = tile;
+          next = std::min({r + together_, all.end, (outer + 1) * rows_});
+          size = (next - r) * columns_;
+        }
+        combine(a, b, to, size);
         if (!extremes_) continue;
         float* found = extremes_->of(context, thread, r / (rows / extremes_->images));
-        k_.extremes(to, n, &found[0], &found[1]);
+        k_.extremes(to, size, &found[0], &found[1]);
       }
     });
   }
 
  private:
   static constexpr std::size_t kLine = 256;  // of a number that repeats
+
+  static constexpr std::size_t kTile = 2048;  // floats of a row that repeats
+
+  // Whether it is one row again and again, or rows one after another.
+  bool repeats(const Operand& x) const { return x.row_stride == 0 && x.column_stride == 1; }
+  bool goes_on(const Operand& x) const { return x.row_stride == columns_ && x.column_stride == 1; }
+
+  // Rows of few columns are computed together: the tile holds one that repeats as often as they need.
+  void fill(float* tile, const float* row) const {
+    for (std::size_t i = 0; i < together_; ++i) std::copy_n(row, columns_, tile + i * columns_);
+  }
 
   void combine(const float* a, const float* b, float* y, std::size_t n) const {
     if (!single_[0] && !single_[1]) return kernel_(a, b, y, n);
@@ -171,7 +200,7 @@ class Binary final : public Step {
   Operand a_, b_;
   Region y_;
   bool single_[2];
-  std::size_t outer_, rows_, columns_;
+  std::size_t outer_, rows_, columns_, together_ = 1;
   decltype(Kernels::add_real) kernel_;
   std::optional<Extremes> extremes_;
   const Kernels& k_;
