@@ -463,25 +463,45 @@ inline void clamp_of(const intact::Finish& f, float& low, float& high) {
   }
 }
 
+// The way of floats to uint8, four vectors at a time.
+template <class V>
+struct Quantizer {
+  typename V::F scale, reciprocal, low, high;
+  std::int32_t zero_point;
+  bool bounded;
+
+  explicit Quantizer(const intact::Finish& f)
+      : scale(V::broadcast(f.q_scale)), reciprocal(V::broadcast(1.0f / f.q_scale)),
+        low(V::broadcast(static_cast<float>(-f.q_zero_point))),
+        high(V::broadcast(static_cast<float>(255 - f.q_zero_point))), zero_point(f.q_zero_point),
+        bounded(f.bounded) {}
+
+  typename V::B bytes(const typename V::F (&x)[4]) const {
+    typename V::I steps[4];
+    if (bounded) {
+      divide_round4<V, true>(x, scale, reciprocal, low, high, steps);
+    } else {
+      divide_round4<V>(x, scale, reciprocal, low, high, steps);
+    }
+    return V::in_order(V::narrow(steps, zero_point));
+  }
+};
+
 // What becomes of sums that hold their bias, whoever's parameters they have.
 template <class V, std::size_t kVectors>
 struct Ending {
   const intact::Finish& f;
   bool clamps;
   typename V::F scale[kVectors], shift[kVectors], low, high;
-  typename V::F q_scale, reciprocal, q_low, q_high;
   typename V::I start[kVectors];
+  Quantizer<V> quantizer;
 
-  explicit Ending(const intact::Finish& finish) : f(finish) {
+  explicit Ending(const intact::Finish& finish) : f(finish), quantizer(finish) {
     float least, most;
     clamp_of(f, least, most);
     clamps = least > -__builtin_inff() || most < __builtin_inff();
     low = V::broadcast(least);
     high = V::broadcast(most);
-    q_scale = V::broadcast(f.q_scale);
-    reciprocal = V::broadcast(1.0f / f.q_scale);
-    q_low = V::broadcast(static_cast<float>(-f.q_zero_point));
-    q_high = V::broadcast(static_cast<float>(255 - f.q_zero_point));
   }
 
   void set(std::size_t v, typename V::I bias, typename V::F factor, typename V::F added) {
@@ -500,16 +520,6 @@ struct Ending {
     if (f.shift) x = V::add(x, shift[v]);
     if (other) x = V::add(x, V::load(other, n));
     return clamps ? V::min(high, V::max(low, x)) : x;
-  }
-
-  [[gnu::always_inline]] typename V::B bytes(const typename V::F (&x)[4]) const {
-    typename V::I steps[4];
-    if (f.bounded) {
-      divide_round4<V, true>(x, q_scale, reciprocal, q_low, q_high, steps);
-    } else {
-      divide_round4<V>(x, q_scale, reciprocal, q_low, q_high, steps);
-    }
-    return V::narrow(steps, f.q_zero_point);
   }
 };
 
@@ -541,7 +551,7 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
           const std::size_t n = columns(of), at = (row + least_of(r, last)) * f.stride + of * V::kInts;
           x[v] = e.value(acc[r][of], of, f.other && n ? f.other + at : nullptr, n);
         });
-        Q::store(f.q + row * f.stride, f.stride, i, last, width, V::in_order(e.bytes(x)));
+        Q::store(f.q + row * f.stride, f.stride, i, last, width, e.quantizer.bytes(x));
       });
       return;
     }
@@ -576,42 +586,59 @@ void product_real(const intact::Multiplication& m, std::size_t width, const inta
   });
 }
 
-// kPlain: whole panels, and nothing is added after the function.
-template <class V, std::size_t kVectors, Of kOf, bool kPlain, class Function>
-void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
-                  const intact::Finish& f, const Function& function) {
+// `plain`: whole panels, and nothing is added after the function, which is short.
+template <class V, std::size_t kVectors, Of kOf, class Function>
+void finish_plain_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                        const intact::Finish& f, const Function& function) {
   using Q = Quad<V, kVectors>;
   const Real<V, kOf, Function> real(f, function);
-  const auto scale = V::broadcast(f.q_scale), reciprocal = V::broadcast(1.0f / f.q_scale);
-  const auto low = V::broadcast(static_cast<float>(-f.q_zero_point));
-  const auto high = V::broadcast(static_cast<float>(255 - f.q_zero_point));
-  const std::int32_t zero_point = f.q_zero_point;
+  const Quantizer<V> quantizer(f);
   Columns<V> c[kVectors];
   for (std::size_t v = 0; v < kVectors; ++v) c[v] = real.columns(v * V::kInts);
   for (std::size_t i = 0; i < count; i += Q::kRows) {
     typename V::F x[4];
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t row = least_of(i + Q::row(v), count - 1), column = Q::vector(v) * V::kInts;
-      const auto sum = V::load(sums + row * kVectors * V::kInts + column);
-      const Columns<V>& of = c[Q::vector(v)];
-      if constexpr (kPlain) {
-        x[v] = function(V::add(real.scaled(sum, of, row), of.shift));
-      } else {
-        const std::size_t n = columns <= column ? 0 : least_of(columns - column, V::kInts);
-        x[v] = n == 0 ? V::broadcast(0.0f) : real.value(sum, of, row, row * f.stride + column, n);
-      }
+      const std::size_t row = least_of(i + Q::row(v), count - 1), of = Q::vector(v);
+      const auto sum = V::load(sums + (row * kVectors + of) * V::kInts);
+      x[v] = function(V::add(real.scaled(sum, c[of], row), c[of].shift));
     }
-    if (kPlain && real.clamps) {
+    if (real.clamps) {
       for (auto& value : x) value = V::min(real.high, V::max(real.low, value));
     }
-    typename V::I steps[4];
-    if (f.bounded) {
-      divide_round4<V, true>(x, scale, reciprocal, low, high, steps);
-    } else {
-      divide_round4<V>(x, scale, reciprocal, low, high, steps);
+    Q::store(f.q, f.stride, i, count - 1, columns, quantizer.bytes(x));
+  }
+}
+
+// Floats of a few rows, a vector of columns after another, so that what the function needs stays in the
+// registers; then their bytes.
+template <class V, std::size_t kVectors, Of kOf, class Function>
+void finish_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
+                  const intact::Finish& f, const Function& function) {
+  constexpr std::size_t kRowsAtOnce = 16, kColumns = kVectors * V::kInts;
+  using Q = Quad<V, kVectors>;
+  const Real<V, kOf, Function> real(f, function);
+  const Quantizer<V> quantizer(f);
+  alignas(64) float floats[kRowsAtOnce * kColumns] = {};
+  for (std::size_t first = 0; first < count; first += kRowsAtOnce) {
+    const std::size_t rows = least_of(kRowsAtOnce, count - first);
+    for (std::size_t j = 0; j < columns; j += V::kInts) {
+      const std::size_t n = least_of(columns - j, V::kInts);
+      const Columns<V> c = real.columns(j);
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t row = first + r;
+        V::store(floats + r * kColumns + j,
+                 real.value(V::load(sums + row * kColumns + j), c, row, row * f.stride + j, n));
+      }
     }
-    Q::store(f.q, f.stride, i, count - 1, columns, V::in_order(V::narrow(steps, zero_point)));
+    for (std::size_t i = 0; i < rows; i += Q::kRows) {
+      typename V::F x[4];
+      for (std::size_t v = 0; v < 4; ++v) {
+        const std::size_t row = least_of(i + Q::row(v), rows - 1);
+        x[v] = V::load(floats + row * kColumns + Q::vector(v) * V::kInts);
+      }
+      Q::store(f.q + first * f.stride, f.stride, i, rows - 1, columns, quantizer.bytes(x));
+    }
   }
 }
 
@@ -622,11 +649,12 @@ void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count
     if (!f.q) return finish_floats<V, kOf>(sums, panel, count, columns, f, function);
     constexpr std::size_t kMost = 4;  // a depthwise convolution's step is as wide as that
     with_vectors<V, kMost>(panel, [&](auto vectors) {
-      if (!f.other && columns == panel) {
-        finish_bytes<V, vectors, kOf, true>(sums, count, columns, f, function);
-      } else {
-        finish_bytes<V, vectors, kOf, false>(sums, count, columns, f, function);
+      if constexpr (!kLong<std::decay_t<decltype(function)>>) {
+        if (!f.other && columns == panel) {
+          return finish_plain_bytes<V, vectors, kOf>(sums, count, columns, f, function);
+        }
       }
+      finish_bytes<V, vectors, kOf>(sums, count, columns, f, function);
     });
   });
 }

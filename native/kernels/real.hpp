@@ -3,6 +3,7 @@
 // float32: functions, sums, LayerNorm, softmax, and the way to uint8.
 
 #include <cstring>
+#include <type_traits>
 
 #include "../kernels.hpp"
 #include "gelu.hpp"
@@ -90,6 +91,17 @@ typename V::F tanh(typename V::F x) {
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
 }
 
+// Functions of more than a few instructions are of types derived from this one.
+struct Long {};
+template <class Function>
+constexpr bool kLong = std::is_base_of_v<Long, Function>;
+
+template <class Function>
+struct LongFunction : Long, Function {
+  explicit LongFunction(const Function& function) : Function(function) {}
+  using Function::operator();
+};
+
 // Calls use(f), where f(x) applies the function to a vector.
 template <class V, class Use>
 void with_function(const intact::Applied& applied, const Use& use) {
@@ -100,13 +112,13 @@ void with_function(const intact::Applied& applied, const Use& use) {
   switch (applied.function) {
     case Unary::kNone: return use([](F x) { return x; });
     case Unary::kClip: return use([&](F x) { return V::min(V::max(x, a), b); });
-    case Unary::kGelu: return use([](F x) { return gelu<V>(x); });
+    case Unary::kGelu: return use(LongFunction([](F x) { return gelu<V>(x); }));
     case Unary::kGeluTanh:
-      return use([&](F x) {
+      return use(LongFunction([&](F x) {
         const F cube = V::mul(V::mul(x, x), x);
         const F inner = V::mul(V::fma(cube, V::broadcast(0.044715f), x), V::broadcast(0.79788456f));
         return V::mul(V::mul(half, x), V::add(one, tanh<V>(inner)));
-      });
+      }));
     case Unary::kHardSigmoid:
       return use([&](F x) { return V::min(V::max(V::fma(x, a, b), zero), one); });
     case Unary::kHardSwish:
