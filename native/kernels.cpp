@@ -124,10 +124,8 @@ std::size_t panels_of(const Kernels& kernels, std::size_t n) {
 }
 
 Panel panel_of(const Kernels& kernels, std::size_t n, std::size_t panel) {
-  const std::size_t steps = (n + kernels.column_step - 1) / kernels.column_step;
-  const std::size_t panels = panels_of(kernels, n);
-  const std::size_t first = panel * steps / panels, last = (panel + 1) * steps / panels;
-  return {first * kernels.column_step, (last - first) * kernels.column_step};
+  const std::size_t first = panel * kernels.columns, left = n - first;
+  return {first, left < kernels.columns ? round_up(left, kernels.column_step) : kernels.columns};
 }
 
 std::size_t packed_size(const Kernels& kernels, std::size_t k, std::size_t n) {

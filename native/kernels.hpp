@@ -303,7 +303,7 @@ std::vector<const char*> available_kernels();
 struct Panel {
   std::size_t first, columns;
 };
-// The panels of n columns: as few as can be, and as even.
+// The panels of n columns: all but the last are as wide as can be, which is fastest.
 std::size_t panels_of(const Kernels& kernels, std::size_t n);
 Panel panel_of(const Kernels& kernels, std::size_t n, std::size_t panel);
 // Weights w[k][n] as panels: [panel][k_padded / 4][columns][4].

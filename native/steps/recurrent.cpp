@@ -100,7 +100,7 @@ class Recurrence final : public Step {
     float *update, *reset;  // [count][hidden], of a GRU in two halves
   };
 
-  // Of integers panels are as even as can be, of floats all but the last are whole.
+  // Of floats all panels are whole.
   Panel panel_at(std::size_t panel) const {
     if (directions_.front().weights->integers) return panel_of(k_, hidden_, panel);
     return {panel * panel_, panel_};
