@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "finish.hpp"
+#include "plan.hpp"
 #include "steps.hpp"
 
 namespace intact {
@@ -17,15 +18,7 @@ namespace {
 constexpr std::size_t kNoOffset = 0;
 constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
-constexpr std::size_t kJobsPerThread = 4;
-// Gathered rows stay in the L2 cache, beside the weights or, where those do not fit, as many rows as
-// do: weights come from the L3 cache once a block of rows.
-constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
-constexpr std::size_t kMostBlockRows = 96;
-constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
-constexpr double kWeightsAgain = 0.05;  // of a product's time, for each thread more that reads them
-constexpr double kJobUnits = 0.25;      // of a block's time, that a job costs
 constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
@@ -35,8 +28,7 @@ class Convolution final : public Step {
               std::uint8_t x_zero_point, std::shared_ptr<const Packed> weights, Output output,
               Tail tail)
       : x_(x), y_(y), w_(w), zero_(x_zero_point), weights_(std::move(weights)),
-        out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()),
-        threads_(program.engine().pool().threads()) {
+        out_(std::move(output)), tail_(std::move(tail)), k_(program.engine().kernels()) {
     w_.check();
     require(k_.columns <= kMostColumns, "a block of the instruction set is too large");
     require(weights_->kernels == &k_, "weights are packed for another instruction set");
@@ -84,19 +76,21 @@ class Convolution final : public Step {
     const std::size_t steps = padded_k_ / k_.k_step;
     part_rows_ = k_.product ? kBlocksFinished * k_.rows
                             : std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
+    const Products products{k_, *weights_, program.engine().pool().threads()};
     if (sliding_) {
-      plan_lines();
+      plan_ = plan_lines(products, w_);
+      lines_ = Lines(w_, weights_->reading, plan_.block_lines);
+      if (k_.product) starts_ = lines_.starts();
     } else {
-      plan_rows();
+      plan_ = plan_rows(products, rows_, stride_, direct_);
     }
-    jobs_ = row_jobs_ * panel_jobs_ * weights_->groups;
   }
 
   std::size_t scratch() const override {
     const std::size_t sums = 2 * sums_bytes();
     // Kernels read whole blocks of rows.
     if (sliding_) return sums + lines_.bytes() + k_.rows * lines_.step() + kSlack;
-    return sums + (direct_ ? k_.rows : block_rows_) * stride_ + kSlack;
+    return sums + (direct_ ? k_.rows : plan_.block_rows) * stride_ + kSlack;
   }
 
   void run(const Context& context) const override {
@@ -110,20 +104,21 @@ class Convolution final : public Step {
  private:
   // written: whether more than the extremes is wanted.
   void run_jobs(const Context& context, bool written) const {
-    context.engine.pool().run(jobs_, [&](std::size_t job, std::size_t thread) {
+    const std::size_t row_jobs = plan_.row_jobs, panel_jobs = plan_.panel_jobs;
+    const std::size_t panels = panels_of(k_, weights_->n), jobs = row_jobs * panel_jobs * weights_->groups;
+    context.engine.pool().run(jobs, [&](std::size_t job, std::size_t thread) {
       k_.begin();
-      const std::size_t row_job = job % row_jobs_, rest = job / row_jobs_;
-      const std::size_t panel_job = rest % panel_jobs_, group = rest / panel_jobs_;
-      const std::size_t panels = panels_of_group();
-      const Work work{&context, thread, group, panel_job * panels / panel_jobs_,
-                      (panel_job + 1) * panels / panel_jobs_, written};
-      const std::size_t first = row_job * blocks_ / row_jobs_, end = (row_job + 1) * blocks_ / row_jobs_;
+      const std::size_t row_job = job % row_jobs, rest = job / row_jobs, panel_job = rest % panel_jobs;
+      const Work work{&context, thread, rest / panel_jobs, panel_job * panels / panel_jobs,
+                      (panel_job + 1) * panels / panel_jobs, written};
+      const std::size_t first = row_job * plan_.units / row_jobs;
+      const std::size_t end = (row_job + 1) * plan_.units / row_jobs;
       if (sliding_) {
         for (std::size_t block = first; block < end; ++block) slide(work, block);
       } else {
-        const std::size_t last = std::min(rows_, end * unit_rows_);
-        for (std::size_t row = first * unit_rows_; row < last; row += block_rows_) {
-          multiply_rows(work, row, std::min(block_rows_, last - row));
+        const std::size_t last = std::min(rows_, end * plan_.unit_rows);
+        for (std::size_t row = first * plan_.unit_rows; row < last; row += plan_.block_rows) {
+          multiply_rows(work, row, std::min(plan_.block_rows, last - row));
         }
       }
     });
@@ -146,7 +141,6 @@ class Convolution final : public Step {
     return true;
   }
 
-  std::size_t panels_of_group() const { return panels_of(k_, weights_->n); }
   std::size_t sums_bytes() const {
     const std::size_t blocks = k_.product ? kBlocksFinished : 1;
     return round_up(blocks * k_.rows * k_.columns * sizeof(std::int32_t), 64);
@@ -204,95 +198,6 @@ class Convolution final : public Step {
     return Lines(w_, reading, 1).bytes() <= kMostLineBytes;
   }
 
-  bool many_weights() const { return weights_->group_bytes > kManyWeights; }
-  std::size_t wanted_jobs() const { return threads_ == 1 ? 1 : threads_ * kJobsPerThread; }
-
-  // With few blocks of rows or many weights threads share the columns; each reads all rows then.
-  void share_columns(std::size_t most) {
-    row_jobs_ = 1;
-    panel_jobs_ = std::min(panels_of_group(), most);
-  }
-
-  void plan_rows() {
-    const std::size_t fitting = (many_weights() ? kWideBlockBytes : kBlockBytes) / stride_;
-    const std::size_t most = std::max(many_weights() ? fitting : kMostBlockRows, k_.rows);
-    const std::size_t whole = std::min(std::clamp(fitting, k_.rows, most) / k_.rows * k_.rows,
-                                       round_up(rows_, k_.rows));
-    block_rows_ = whole;
-    if (k_.product) return share_out();
-    // Fewer rows a block where that is what makes enough of them.
-    while (!many_weights() && block_rows_ > 2 * k_.rows && rows_ / block_rows_ < wanted_jobs()) {
-      block_rows_ -= k_.rows;
-    }
-    blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
-    row_jobs_ = std::min(blocks_, wanted_jobs());
-    panel_jobs_ = 1;
-    if (threads_ > 1 && blocks_ < wanted_jobs()) {
-      share_columns(direct_ || rows_ <= 4 * k_.rows ? wanted_jobs() : threads_);
-      block_rows_ = whole;
-      blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
-    }
-    unit_rows_ = block_rows_;
-  }
-
-  // Rows and panels in jobs, so that the thread that has most to do has the least.
-  void share_out() {
-    unit_rows_ = k_.block_rows(panel_of(k_, weights_->n, 0).columns);
-    blocks_ = (rows_ + unit_rows_ - 1) / unit_rows_;
-    row_jobs_ = panel_jobs_ = 1;
-    if (threads_ == 1) return;
-    const std::size_t panels = panels_of_group(), groups = weights_->groups;
-    const auto parts = [](std::size_t all, std::size_t jobs) { return (all + jobs - 1) / jobs; };
-    double least = std::numeric_limits<double>::infinity();
-    for (std::size_t p = 1; p <= std::min(panels, wanted_jobs()); ++p) {
-      for (std::size_t r = 1; r <= std::min(blocks_, wanted_jobs()); ++r) {
-        if (r * p > wanted_jobs()) break;
-        const std::size_t units = parts(r * p * groups, threads_) * parts(blocks_, r) * parts(panels, p);
-        // Jobs cost a little each; rows that are shared out cost weights that are read more than once.
-        const double again = many_weights() ? kWeightsAgain * static_cast<double>(r - 1) : 0;
-        const double cost = static_cast<double>(units) * (1 + again) + kJobUnits * static_cast<double>(r * p);
-        if (cost < least) {
-          least = cost;
-          row_jobs_ = r;
-          panel_jobs_ = p;
-        }
-      }
-    }
-  }
-
-  // Blocks of lines: as many as waste the fewest rows of products.
-  void plan_lines() {
-    const std::size_t budget = many_weights() ? kWideBlockBytes : kBlockBytes;
-    const std::size_t block = k_.block_rows(panel_of(k_, weights_->n, 0).columns);
-    const auto products = [&](std::size_t lines) {
-      const std::size_t rows = k_.product ? lines * w_.out_width
-                                          : Lines(w_, weights_->reading, lines).rows(lines);
-      return (rows + block - 1) / block;
-    };
-    const bool share = threads_ > 1 && many_weights() &&
-                       products(w_.out_height) * w_.images < 4 * wanted_jobs();
-    std::size_t least = SIZE_MAX;
-    block_lines_ = 1;
-    for (std::size_t lines = 1; lines <= w_.out_height; ++lines) {
-      const std::size_t whole = w_.out_height / lines, rest = w_.out_height % lines;
-      const std::size_t blocks = w_.images * (whole + (rest > 0));
-      const bool fits = Lines(w_, weights_->reading, lines).bytes() <= budget;
-      if (lines > 1 && (!fits || (!share && blocks < wanted_jobs()))) break;
-      const std::size_t all = whole * products(lines) + (rest > 0 ? products(rest) : 0);
-      if (all <= least) {
-        least = all;
-        block_lines_ = lines;
-      }
-    }
-    lines_ = Lines(w_, weights_->reading, block_lines_);
-    if (k_.product) starts_ = lines_.starts();
-    image_blocks_ = (w_.out_height + block_lines_ - 1) / block_lines_;
-    blocks_ = w_.images * image_blocks_;
-    row_jobs_ = std::min(blocks_, wanted_jobs());
-    panel_jobs_ = 1;
-    if (share || (threads_ > 1 && blocks_ < threads_)) share_columns(threads_);
-  }
-
   // What one job does: panels [first, last) of a group.
   struct Work {
     const Context* context;
@@ -344,8 +249,9 @@ class Convolution final : public Step {
   }
 
   void slide(const Work& work, std::size_t block) const {
-    const std::size_t image = block / image_blocks_, first = block % image_blocks_ * block_lines_;
-    const std::size_t count = std::min(block_lines_, w_.out_height - first);
+    const std::size_t blocks = plan_.units / w_.images;  // of an image
+    const std::size_t image = block / blocks, first = block % blocks * plan_.block_lines;
+    const std::size_t count = std::min(plan_.block_lines, w_.out_height - first);
     const auto* x = work.context->at<const std::uint8_t>(x_) + image * w_.height * w_.width * w_.channels;
     std::uint8_t* lines = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
     lines_.fill(x, first, count, padding(*work.context, image), lines);
@@ -600,16 +506,13 @@ class Convolution final : public Step {
   Output out_;
   Tail tail_;
   const Kernels& k_;
-  std::size_t threads_;
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
   bool direct_, sliding_, fused_sum_, small_, fused_;
-  std::size_t padded_k_, stride_, part_rows_, blocks_;
-  std::size_t block_rows_ = 0, unit_rows_ = 0;  // rows that are multiplied together; that jobs share out
+  std::size_t padded_k_, stride_, part_rows_;
+  Plan plan_;
   Lines lines_;
   std::vector<std::uint32_t> starts_;
-  std::size_t block_lines_ = 0, image_blocks_ = 0;
-  std::size_t row_jobs_, panel_jobs_, jobs_;
 };
 
 }  // namespace
