@@ -11,9 +11,11 @@
 #include "interleave_ssse3.hpp"
 #endif
 #include "pointwise.hpp"
+#include "product_real.hpp"
 #include "real.hpp"
 #include "real_product.hpp"
 #include "recurrent.hpp"
+#include "requantize.hpp"
 
 namespace {
 

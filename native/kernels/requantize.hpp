@@ -1,0 +1,188 @@
+#pragma once
+
+// From exact sums to uint8: in registers, where they came to be, or from memory.
+
+#include "../kernels.hpp"
+#include "pointwise.hpp"
+#include "quad.hpp"
+
+namespace {
+
+// What becomes of sums as uint8, for a panel. kSmall: no scale reaches 1, so that no product leaves
+// int32, and the bytes can be compared instead.
+template <class V, std::size_t kVectors, bool kSmall>
+struct Requantizer {
+  using Q = Quad<V, kVectors>;
+  const std::int32_t zero_point;  // a copy, which no byte that is written can change
+  typename V::B low, high;
+  typename V::F most, scale[kVectors];
+
+  explicit Requantizer(const intact::Requantize& r)
+      : zero_point(r.zero_point), low(byte(r.low)), high(byte(r.high)), most(V::broadcast(r.high)) {
+    for (std::size_t v = 0; v < kVectors; ++v) scale[v] = V::load(r.scale + v * V::kInts);
+  }
+
+  typename V::B byte(float bound) const {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
+  }
+
+  // Rows from i on: sum(row, vector), where bias is added.
+  template <class Sum, class Use>
+  [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum, std::uint8_t* y,
+            std::size_t stride, const Use& use) const {
+    typename V::I steps[4];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 4; ++v) {
+      const std::size_t of = Q::vector(v);
+      auto product = V::mul(V::to_float(sum(i + Q::row(v), of)), scale[of]);
+      if constexpr (!kSmall) product = V::min(product, most);
+      steps[v] = V::round(product);
+    }
+    // A product below int32 becomes its least value, and so the lowest byte.
+    auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
+    if constexpr (kSmall) bytes = V::min_u8(bytes, high);
+    Q::store(y, stride, i, last, columns, use(bytes));
+  }
+};
+
+// Calls use(requantizer, look_up), where look_up(bytes) is what `r` says of the bytes.
+template <class V, std::size_t kVectors, class Use>
+void with_requantizer(const intact::Requantize& r, const Use& use) {
+  const auto known = [&](const auto& look_up) {
+    if (r.small) return use(Requantizer<V, kVectors, true>(r), look_up);
+    use(Requantizer<V, kVectors, false>(r), look_up);
+  };
+  if constexpr (HasTables<V>) {
+    if (r.table) {
+      const typename V::Table table(r.table);
+      return known([&](typename V::B bytes) { return V::lookup(bytes, table); });
+    }
+  }
+  known([](typename V::B bytes) { return bytes; });
+}
+
+template <class V>
+void requantize(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
+                const intact::Requantize& r, std::uint8_t* y, std::size_t stride) {
+  with_vectors<V>(panel, [&](auto vectors) {
+    const StoredSums<V, vectors> stored(sums, count - 1, r.bias);
+    with_requantizer<V, vectors>(r, [&](const auto& to, const auto& look_up) {
+      for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
+        to.quad(i, count - 1, columns, stored, y, stride, look_up);
+      }
+    });
+  });
+  if (r.table && !HasTables<V>) lookup<V>(y, count, columns, stride, r.table);
+}
+
+// What becomes of sums and another uint8 tensor, for a panel. kBounded: the sum lies between -2**14 and
+// 2**14 of its steps, so that the bytes can be clamped instead.
+template <class V, std::size_t kVectors, bool kBounded>
+struct Adder {
+  using Q = Quad<V, kVectors>;
+  const std::int32_t zero_point;
+  typename V::F a_low, a_high, a_scale, b_scale, scale, reciprocal, low, high, factor[kVectors];
+  typename V::I b_zero;
+  typename V::B lowest, highest;
+
+  Adder(const intact::Requantize& r, const intact::Sum& s)
+      : zero_point(s.zero_point), a_low(V::broadcast(r.low)), a_high(V::broadcast(r.high)),
+        a_scale(V::broadcast(s.a_scale)), b_scale(V::broadcast(s.b_scale)),
+        scale(V::broadcast(s.scale)), reciprocal(V::broadcast(1.0f / s.scale)),
+        low(V::broadcast(s.low)), high(V::broadcast(s.high)), b_zero(V::broadcast(s.b_zero_point)),
+        lowest(byte(s.low)), highest(byte(s.high)) {
+    for (std::size_t v = 0; v < kVectors; ++v) factor[v] = V::load(r.scale + v * V::kInts);
+  }
+
+  typename V::B byte(float bound) const {
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
+  }
+
+  template <class Sum>
+  [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum,
+            const std::uint8_t* other, std::uint8_t* y, std::size_t stride) const {
+    typename V::F total[4];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 4; ++v) {
+      const std::size_t row = i + Q::row(v), of = Q::vector(v), column = of * V::kInts;
+      const auto steps = V::mul(V::to_float(sum(row, of)), factor[of]);
+      const auto a = V::mul(V::rounded(V::min(V::max(steps, a_low), a_high)), a_scale);
+      const std::size_t n = columns <= column ? 0 : columns - column;
+      const auto q = V::sub(n == 0 ? V::zero() : V::load_u8(other + least_of(row, last) * stride + column, n), b_zero);
+      total[v] = V::add(a, V::mul(V::to_float(q), b_scale));
+    }
+    typename V::I steps[4];
+    divide_round4<V, kBounded>(total, scale, reciprocal, low, high, steps);
+    auto bytes = V::in_order(V::narrow(steps, zero_point));
+    if constexpr (kBounded) bytes = V::min_u8(V::max_u8(bytes, lowest), highest);
+    Q::store(y, stride, i, last, columns, bytes);
+  }
+};
+
+// Calls use(adder).
+template <class V, std::size_t kVectors, class Use>
+void with_adder(const intact::Requantize& r, const intact::Sum& s, const Use& use) {
+  constexpr float kMostSteps = 1 << 14, kMostValues = 256;
+  if (kMostValues * (s.a_scale + s.b_scale) < kMostSteps * s.scale) {
+    use(Adder<V, kVectors, true>(r, s));
+  } else {
+    use(Adder<V, kVectors, false>(r, s));
+  }
+}
+
+template <class V>
+void requantize_add(const std::int32_t* sums, std::size_t panel, std::size_t count,
+                    std::size_t columns, const intact::Requantize& r, const intact::Sum& s,
+                    const std::uint8_t* other, std::uint8_t* y, std::size_t stride) {
+  with_vectors<V>(panel, [&](auto vectors) {
+    const StoredSums<V, vectors> stored(sums, count - 1, r.bias);
+    with_adder<V, vectors>(r, s, [&](const auto& adder) {
+      for (std::size_t i = 0; i < count; i += Quad<V, vectors>::kRows) {
+        adder.quad(i, count - 1, columns, stored, other, y, stride);
+      }
+    });
+  });
+}
+
+// Finishes sums in the registers where they came to be.
+template <class V>
+void product(const intact::Multiplication& m, const intact::Bytes& b) {
+  const intact::Requantize& r = b.requantize;
+  with_vectors<V>(m.columns, [&](auto vectors) {
+    constexpr std::size_t kVectors = vectors;
+    using Q = Quad<V, kVectors>;
+    typename V::I bias[kVectors];
+    for (std::size_t v = 0; v < kVectors; ++v) bias[v] = V::load(r.bias + v * V::kInts);
+    // quad(i, last, sum): rows i to `last` of a block, whose first row is number `row` of all.
+    const auto each = [&](const auto& quad) {
+      gemm_panel<V, kVectors>(m, bias, [&]<std::size_t kRows>(
+                                           std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                           INTACT_INLINE {
+        const std::size_t last = m.count - row < kRows ? m.count - row - 1 : kRows - 1;
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < kRows; i += Q::kRows) {
+          if (i > last) break;
+          quad(row, i, last, [&](std::size_t of, std::size_t v) INTACT_INLINE {
+            return acc[least_of(of, kRows - 1)][v];
+          });
+        }
+      });
+    };
+    if (b.other) {
+      return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
+        each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+          const std::size_t at = row * b.stride;
+          in_memory(adder).quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
+        });
+      });
+    }
+    with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
+      each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+        in_memory(to).quad(i, last, b.width, sum, b.y + row * b.stride, b.stride, look_up);
+      });
+    });
+  });
+  if (r.table && !HasTables<V>) lookup<V>(b.y, m.count, b.width, b.stride, r.table);
+}
+
+}  // namespace
