@@ -243,8 +243,8 @@ struct Kernels {
   // `f` is for the pixels of the rows, with whole vectors of what is given per column.
   void (*depthwise_real)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                          std::size_t lines, const Finish& f, std::uint8_t* scratch);
-  // The same without writing: as `bounds` of the rows' sums, which have padded_depthwise_channels
-  // columns. turns: in the order of `depthwise_order`, or null.
+  // The same without writing: as `bounds` of the rows' sums, whose columns are the channels in whole
+  // steps of `lanes`. turns: in the order of `depthwise_order`, or null.
   void (*depthwise_bounds)(const Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                            std::size_t lines, const std::int32_t* turns, std::int32_t* y,
                            std::uint8_t* scratch);
