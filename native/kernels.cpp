@@ -119,6 +119,16 @@ Movement movement_of(const Applied& function) {
   }
 }
 
+bool ends_in_registers(const Applied& function, bool added) {
+  switch (function.function) {
+    case Unary::kNone: return true;
+    // Taken for the clamp that follows.
+    case Unary::kRelu:
+    case Unary::kClip: return !added;
+    default: return false;
+  }
+}
+
 std::size_t panels_of(const Kernels& kernels, std::size_t n) {
   return (n + kernels.columns - 1) / kernels.columns;
 }

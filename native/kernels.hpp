@@ -82,6 +82,9 @@ struct Movement {
   float turn = 0;
 };
 Movement movement_of(const Applied& function);
+// Whether products end in registers with this function: others take longer than it takes to write sums and
+// read them again. added: whether something is added after it.
+bool ends_in_registers(const Applied& function, bool added);
 
 // One head of attention: softmax(q k^T * scale + mask) v. Strides are in floats, from row to row;
 // within a row values are adjacent.
@@ -195,7 +198,6 @@ struct Kernels {
   // The same as `f` says, for rows without parameters of their own and a function that
   // `ends_in_registers`: y or q is that of the first row and column, and `width` columns are written.
   void (*product_real)(const Multiplication& m, std::size_t width, const Finish& f);
-  bool (*ends_in_registers)(const Finish& f);
   // The same, of which nothing is written: see `bounds`.
   void (*product_bounds)(const Multiplication& m, const std::int32_t* turns, std::int32_t* y);
   // `count` windows as [kernel_h][kernel_w][channels] each, `stride` apart; the first at (top, left),

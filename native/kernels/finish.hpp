@@ -24,6 +24,18 @@ struct Columns {
   typename V::F scale, shift;
 };
 
+// of_image: with the image's scale and zero point.
+template <class V>
+Columns<V> columns_of(const intact::Finish& f, std::size_t column, bool of_image) {
+  Columns<V> c{V::load(f.bias + column), V::load(f.scale + column), V::broadcast(0.0f)};
+  if (f.shift) c.shift = V::load(f.shift + column);
+  if (of_image) {
+    c.bias = V::sub(V::zero(), V::mul(c.bias, V::broadcast(f.zero_points[0])));
+    c.scale = V::mul(V::broadcast(f.scales[0]), c.scale);
+  }
+  return c;
+}
+
 // What `f` says, up to the floats that are written; and their extremes.
 template <class V, Of kOf, class Function>
 struct Real {
@@ -39,13 +51,7 @@ struct Real {
         most(least) {}
 
   Columns<V> columns(std::size_t column) const {
-    Columns<V> c{V::load(f.bias + column), V::load(f.scale + column), V::broadcast(0.0f)};
-    if (f.shift) c.shift = V::load(f.shift + column);
-    if constexpr (kOf == Of::kImage) {
-      c.bias = V::sub(V::zero(), V::mul(c.bias, V::broadcast(f.zero_points[0])));
-      c.scale = V::mul(V::broadcast(f.scales[0]), c.scale);
-    }
-    return c;
+    return columns_of<V>(f, column, kOf == Of::kImage);
   }
 
   typename V::F scaled(typename V::I sum, const Columns<V>& c, std::size_t row) const {

@@ -8,18 +8,6 @@
 
 namespace {
 
-// Other functions than a clamp take longer than it takes to write sums and read them again.
-inline bool ends_in_registers(const intact::Finish& f) {
-  using intact::Unary;
-  switch (f.function.function) {
-    case Unary::kNone: return true;
-    // Taken for the clamp that follows.
-    case Unary::kRelu:
-    case Unary::kClip: return f.other == nullptr;
-    default: return false;
-  }
-}
-
 // The clamp after the function, or the function itself if it is one.
 inline void clamp_of(const intact::Finish& f, float& low, float& high) {
   low = f.low;
@@ -49,16 +37,12 @@ struct Ending {
     clamps = least > -__builtin_inff() || most < __builtin_inff();
     low = V::broadcast(least);
     high = V::broadcast(most);
-  }
-
-  void set(std::size_t v, typename V::I bias, typename V::F factor, typename V::F added) {
-    if (f.scales) {
-      bias = V::sub(V::zero(), V::mul(bias, V::broadcast(f.zero_points[0])));
-      factor = V::mul(V::broadcast(f.scales[0]), factor);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const Columns<V> c = columns_of<V>(f, v * V::kInts, f.scales != nullptr);
+      start[v] = c.bias;
+      scale[v] = c.scale;
+      shift[v] = c.shift;
     }
-    start[v] = bias;
-    scale[v] = factor;
-    shift[v] = added;
   }
 
   [[gnu::always_inline]] typename V::F value(typename V::I sum, std::size_t v, const float* other,
@@ -73,12 +57,7 @@ struct Ending {
 template <class V, std::size_t kVectors>
 void product_ending(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
   using Q = Quad<V, kVectors>;
-  Ending<V, kVectors> ending(f);
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    const std::size_t column = v * V::kInts;
-    ending.set(v, V::load(f.bias + column), V::load(f.scale + column),
-               f.shift ? V::load(f.shift + column) : V::broadcast(0.0f));
-  }
+  const Ending<V, kVectors> ending(f);
   const auto columns = [&](std::size_t v) {
     return width <= v * V::kInts ? 0 : least_of(width - v * V::kInts, V::kInts);
   };

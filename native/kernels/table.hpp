@@ -52,7 +52,6 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .block_rows = block_rows<V>,
       .product = product<V>,
       .product_real = product_real<V>,
-      .ends_in_registers = ends_in_registers,
       .product_bounds = product_bounds<V>,
       .gather = gather<V>,
 #ifdef __SSSE3__

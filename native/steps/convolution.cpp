@@ -67,7 +67,11 @@ class Convolution final : public Step {
     direct_ = kernel.pointwise() && !moves && w_.out_height == w_.height && w_.out_width == w_.width;
     if (!direct_ && k_.product && kernel.pointwise()) direct_ = find_starts();
     sliding_ = slides();
-    fused_ = k_.product && (out_.real ? ends_in_registers() : !tail_.other || fused_sum_);
+    // Rows with parameters of their own end in memory.
+    const bool own_rows = out_.rows && w_.out_height * w_.out_width == 1;
+    const RealTail* real = out_.real ? &*out_.real : nullptr;
+    fused_ = k_.product && (real ? !own_rows && ends_in_registers(real->function, real->other.has_value())
+                                 : !tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
@@ -180,15 +184,6 @@ class Convolution final : public Step {
     padded(out_.bias);
     padded(out_.scale);
     if (out_.real) padded(out_.real->shift);
-  }
-
-  // Whether floats are finished in registers: those of rows with parameters of their own are not.
-  bool ends_in_registers() const {
-    Finish f{};
-    f.function = out_.real->function;
-    const float other = 0;
-    if (out_.real->other) f.other = &other;
-    return k_.ends_in_registers(f) && !(out_.rows && w_.out_height * w_.out_width == 1);
   }
 
   // Windows that reach far (large dilations) are gathered: the weights of kTaps lie the same way.
