@@ -95,6 +95,9 @@ struct Attention {
   float scale;
   bool empty_is_zero;  // where the mask leaves a query no key: zeros instead of NaN
   float* y;
+  std::uint8_t* bytes;  // of y, by scale and zero point, in rows of the same stride; or null
+  float q_scale;
+  std::int32_t q_zero_point;
   std::size_t y_stride;
 };
 

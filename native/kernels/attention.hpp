@@ -138,6 +138,15 @@ float powers_of_row(float* y, std::size_t size, bool empty_is_zero) {
   return 1.0f / all;
 }
 
+// The uint8 of `count` rows of y from `first` on, where they are wanted.
+template <class V>
+void bytes_of_rows(const intact::Attention& a, std::size_t first, std::size_t count) {
+  if (!a.bytes) return;
+  for (std::size_t at = first * a.y_stride; count > 0; --count, at += a.y_stride) {
+    quantize<V>(a.y + at, a.v_width, a.q_scale, a.q_zero_point, a.bytes + at);
+  }
+}
+
 // Where the operands of a head lie, in the layout that products read.
 struct Head {
   std::size_t keys, v_width;  // whole vectors
@@ -166,6 +175,7 @@ void attention_rows(const intact::Attention& a, const Head& h, std::size_t q) {
       V::store(y + i, V::mul(V::load(h.rows + r * h.v_width + i), factor), n);
     }
   }
+  bytes_of_rows<V>(a, q, kRows);
 }
 
 template <class V, std::size_t kRows>

@@ -8,8 +8,10 @@
 #include <cstring>
 
 #include "../kernels.hpp"
+#include "attention.hpp"
 #include "avx512.hpp"
 #include "real.hpp"
+#include "transpose.hpp"
 
 namespace {
 
@@ -51,33 +53,6 @@ inline Split split_row(const float* row, std::size_t from, std::size_t width, __
     return _mm512_mul_ps(x, factor);
   };
   return {part(from), part(from + 16)};
-}
-
-// rows[j][i] = rows[i][j] for 16 x 16 values of 32 bits.
-inline void transpose16(__m512i (&r)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
 }
 
 // Keys as tiles [keys / 16][width / 32] of pairs: [width / 2][key][2].
@@ -254,6 +229,7 @@ inline void attention_amx(const intact::Attention& a, float* scratch) {
         Avx512::store(y + i, x, left);
       }
     }
+    bytes_of_rows<Avx512>(a, first, n);
   }
 }
 

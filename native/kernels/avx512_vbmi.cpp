@@ -1,6 +1,6 @@
 #include "avx512_vbmi.hpp"
-#include "table.hpp"
+#include "attention_pairs.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vbmi = kernels_of<Avx512Vbmi>("avx512_vbmi");
+extern const Kernels kAvx512Vbmi = with_pairs<Avx512Vbmi>("avx512_vbmi");
 }  // namespace intact

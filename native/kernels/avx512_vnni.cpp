@@ -1,6 +1,6 @@
 #include "avx512.hpp"
-#include "table.hpp"
+#include "attention_pairs.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vnni = kernels_of<Avx512>("avx512_vnni");
+extern const Kernels kAvx512Vnni = with_pairs<Avx512>("avx512_vnni");
 }  // namespace intact

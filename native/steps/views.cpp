@@ -40,6 +40,8 @@ class AttentionStep final : public Step {
       require(quantized_->y.bytes >= y.region.bytes / sizeof(float), "a tensor is too small");
       require(quantized_->zero_point >= 0 && quantized_->zero_point <= 255 && !quantized_->rows,
               "attention quantizes with one zero point, a uint8");
+      a_.q_scale = quantized_->scale;
+      a_.q_zero_point = quantized_->zero_point;
     }
   }
 
@@ -58,14 +60,9 @@ class AttentionStep final : public Step {
       a.v = at(v_, b);
       a.y = at(y_, b);
       a.mask = mask_ ? at(*mask_, b % masks_) : nullptr;
+      if (quantized_) a.bytes = context.at<std::uint8_t>(quantized_->y) + (a.y - context.at<float>(y_.region));
       kernels_.begin();
       kernels_.attention(a, reinterpret_cast<float*>(context.engine.scratch(thread)));
-      if (!quantized_) return;
-      auto* q = context.at<std::uint8_t>(quantized_->y) + (a.y - context.at<float>(y_.region));
-      for (std::size_t r = 0; r < a.queries; ++r) {
-        kernels_.quantize(a.y + r * a.y_stride, a.v_width, quantized_->scale, quantized_->zero_point,
-                          q + r * a.y_stride);
-      }
     });
   }
 

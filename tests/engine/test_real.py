@@ -40,7 +40,7 @@ def test_layer_norm(isa: str, size: int) -> None:
 
 
 @each_isa
-@pytest.mark.parametrize("shape", [(1, 2, 5, 8), (2, 3, 33, 20), (1, 1, 64, 64)])
+@pytest.mark.parametrize("shape", [(1, 2, 5, 8), (2, 3, 33, 20), (1, 1, 64, 64), (1, 1, 15, 130)])
 @pytest.mark.parametrize("mask", ["none", "rows", "empty"])
 def test_attention(isa: str, shape: tuple[int, ...], mask: str) -> None:
     batch, _, length, width = shape
@@ -71,7 +71,8 @@ def test_attention(isa: str, shape: tuple[int, ...], mask: str) -> None:
     if mask == "empty":
         weights = np.nan_to_num(weights)
     expected = np.swapaxes(weights @ v, 1, 2)
-    within = 1e-5 * np.abs(v).max()
+    # AVX-512 multiplies pairs of 16 bits.
+    within = (1e-4 if isa.startswith("avx512") else 1e-5) * np.abs(v).max()
     np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=1e-4, atol=within)
 
 

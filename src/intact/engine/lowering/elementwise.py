@@ -51,10 +51,16 @@ def broadcast(x: Stored, shape: tuple[int, ...]) -> Stored:
 def apply(
     operator: str, operands: Sequence[Stored], dtype: Dtype, label: str, state: State
 ) -> Stored:
-    """The native operator on operands that are broadcast together; its type ends its name."""
-    shape = tuple(np.broadcast_shapes(*(x.shape for x in operands)))
+    """The native operator on operands that are broadcast together; its type ends its name.
+
+    What repeats along an axis other than the last is computed once, and seen repeated.
+    """
+    whole = tuple(np.broadcast_shapes(*(x.shape for x in operands)))
+    repeated = zip(*(broadcast(x, whole).strides for x in operands), strict=True)
+    once = [not any(strides) for strides in repeated]
+    shape = tuple(1 if one else n for n, one in zip(whole[:-1], once, strict=False)) + whole[-1:]
     y = new_tensor(shape, dtype)
-    views = [broadcast(x, shape) for x in operands]
+    views = [Stored(x.tensor, shape, broadcast(x, whole).strides, x.offset) for x in operands]
     wide = zip(shape, *(view.strides for view in views), Stored.of(y).strides, strict=True)
     # Axes that all walk without a gap are one axis.
     axes: list[tuple[int, ...]] = []
@@ -65,13 +71,12 @@ def apply(
             axes.append((size, *strides))
     axes = axes or [(1,) * (len(views) + 2)]
     columns = list(zip(*axes, strict=True))
-    return Stored.of(
-        state.add(
-            "elementwise", label, y, [view.tensor for view in views], operator=operator,
-            shape=columns[0], y_view=(0, columns[-1]),
-            x_views=tuple((v.offset, c) for v, c in zip(views, columns[1:-1], strict=True)),
-        )
+    computed = state.add(
+        "elementwise", label, y, [view.tensor for view in views], operator=operator,
+        shape=columns[0], y_view=(0, columns[-1]),
+        x_views=tuple((v.offset, c) for v, c in zip(views, columns[1:-1], strict=True)),
     )  # fmt: skip
+    return broadcast(Stored.of(computed), whole)
 
 
 def _pair(node: ir.Node, read: list[Value | None], state: State) -> tuple[Stored, Stored]:
