@@ -227,6 +227,8 @@ NB_MODULE(_native, m) {
         nb::gil_scoped_release unlocked;
         return program.profile(pointers.inputs, pointers.outputs, repetitions);
       }, nb::arg("inputs"), nb::arg("outputs"), nb::arg("repetitions"))
+      .def("begin_chain", &Program::begin_chain)
+      .def("end_chain", &Program::end_chain, nb::arg("label"))
       .def("convolution", [](Program& p, const std::string& label, const Place& x, const Place& y,
                              const WindowSizes& sizes, std::int32_t x_zero_point,
                              std::shared_ptr<Packed> weights, const Row<std::int32_t>& bias,

@@ -32,7 +32,7 @@ using Strided = std::tuple<Place, std::size_t, std::vector<std::size_t>>;
 
 inline Region region(const Place& place) {
   const auto& [space, offset, bytes] = place;
-  require(space >= 0 && space <= 2, "a tensor lies in no known space");
+  require(space >= 0 && space <= 3, "a tensor lies in no known space");
   return {static_cast<Space>(space), offset, bytes};
 }
 

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <limits>
 
+#include "steps/steps.hpp"
+
 namespace intact {
 namespace {
 
@@ -111,10 +113,29 @@ void Program::check(const Region& region) const {
       require(region.offset < output_bytes_.size() && region.bytes <= output_bytes_[region.offset],
               "a tensor lies outside its output");
       break;
+    case Space::kLines:
+      require(stages_.has_value(), "a tensor lies in a chain that has not begun");
+      break;
   }
 }
 
+void Program::begin_chain() {
+  require(!stages_, "a chain begins within a chain");
+  stages_.emplace();
+}
+
+void Program::end_chain(std::string label) {
+  require(stages_.has_value(), "a chain ends that has not begun");
+  auto stages = std::move(*stages_);
+  stages_.reset();
+  add(make_chain(*this, std::move(stages)), std::move(label));
+}
+
 void Program::add(std::unique_ptr<Step> step, std::string label) {
+  if (stages_) {
+    stages_->push_back(std::move(step));
+    return;
+  }
   const std::lock_guard lock(engine_->mutex());
   engine_->reserve_scratch(step->scratch());
   steps_.push_back(std::move(step));
@@ -123,6 +144,7 @@ void Program::add(std::unique_ptr<Step> step, std::string label) {
 
 void Program::run(const std::vector<std::uint8_t*>& inputs,
                   const std::vector<std::uint8_t*>& outputs) {
+  require(!stages_, "a chain has no end");
   const std::lock_guard lock(engine_->mutex());
   const Context context{*engine_, engine_->arena(arena_bytes_), inputs, outputs};
   for (const auto& step : steps_) step->run(context);
@@ -132,6 +154,7 @@ std::vector<double> Program::profile(const std::vector<std::uint8_t*>& inputs,
                                      const std::vector<std::uint8_t*>& outputs,
                                      std::size_t repetitions) {
   using Clock = std::chrono::steady_clock;
+  require(!stages_, "a chain has no end");
   const std::lock_guard lock(engine_->mutex());
   const Context context{*engine_, engine_->arena(arena_bytes_), inputs, outputs};
   std::vector<double> least(steps_.size(), std::numeric_limits<double>::infinity());

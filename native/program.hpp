@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -67,7 +68,8 @@ class Engine {
   std::vector<Buffer> scratch_;
 };
 
-enum class Space { kArena, kInput, kOutput };
+// kLines: in the memory of a chain, which holds some lines of it at a time.
+enum class Space { kArena, kInput, kOutput, kLines };
 
 // A place in memory that a step reads or writes.
 struct Region {
@@ -91,12 +93,27 @@ struct Context {
   }
 };
 
+// What can compute some lines of an image from some lines of another.
+class Lined {
+ public:
+  virtual ~Lined() = default;
+  virtual const Windows& windows() const = 0;
+  virtual std::size_t out_channels() const = 0;
+  virtual const Region& input() const = 0;
+  virtual const Region& output() const = 0;
+  // Output lines [first, first + count) of an image. x, y: where the first image would begin.
+  virtual void lines(const Context& context, std::size_t thread, std::size_t image, std::size_t first,
+                     std::size_t count, const std::uint8_t* x, std::uint8_t* y) const = 0;
+};
+
 class Step {
  public:
   virtual ~Step() = default;
   virtual void run(const Context& context) const = 0;
   // Bytes that each thread needs besides the arena.
   virtual std::size_t scratch() const { return 0; }
+  // Itself, if it can be a stage of a chain.
+  virtual const Lined* lined() const { return nullptr; }
 };
 
 // A list of steps over an arena. Everything that a step will read or write is checked when it is
@@ -111,6 +128,9 @@ class Program {
   // Checks that `region` lies within its space.
   void check(const Region& region) const;
   void add(std::unique_ptr<Step> step, std::string label);
+  // Steps that are added in between are the stages of one, which computes them a few lines at a time.
+  void begin_chain();
+  void end_chain(std::string label);
   void run(const std::vector<std::uint8_t*>& inputs, const std::vector<std::uint8_t*>& outputs);
   // Runs `repetitions` times and returns the least seconds of each step.
   std::vector<double> profile(const std::vector<std::uint8_t*>& inputs,
@@ -127,6 +147,7 @@ class Program {
   std::vector<std::size_t> input_bytes_, output_bytes_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::vector<std::string> labels_;
+  std::optional<std::vector<std::unique_ptr<Step>>> stages_;  // of a chain that has begun
 };
 
 }  // namespace intact

@@ -22,7 +22,7 @@ constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fet
 constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
-class Convolution final : public Step {
+class Convolution final : public Step, public Lined {
  public:
   Convolution(const Program& program, Region x, Region y, const Windows& w,
               std::uint8_t x_zero_point, std::shared_ptr<const Packed> weights, Output output,
@@ -43,7 +43,8 @@ class Convolution final : public Step {
     rows_ = w_.out_pixels();
     program.check(x_);
     program.check(y_);
-    require(x_.space == Space::kArena, "a convolution reads the arena alone");
+    require(x_.space == Space::kArena || x_.space == Space::kLines,
+            "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
     const bool floats = out_.real && !out_.real->quantized && !out_.found;
     const std::size_t width = floats ? sizeof(float) : 1;
@@ -55,7 +56,8 @@ class Convolution final : public Step {
     require(!out_.real || (tail_.table.empty() && !tail_.other), "floats have no table or sum");
     if (tail_.other) {
       program.check(*tail_.other);
-      require(tail_.other->bytes >= times(rows_, columns_), "a summand is too small");
+      require(tail_.other->space != Space::kLines && tail_.other->bytes >= times(rows_, columns_),
+              "a summand is too small");
     }
     fused_sum_ = tail_.other && tail_.table.empty() && tail_.sum.a_zero_point == out_.zero_point;
     small_ = std::all_of(out_.scale.begin(), out_.scale.end(), [](float s) { return s < 1.0f; });
@@ -97,6 +99,29 @@ class Convolution final : public Step {
     return sums + (direct_ ? k_.rows : plan_.block_rows) * stride_ + kSlack;
   }
 
+  const Lined* lined() const override { return out_.real ? nullptr : this; }
+  const Windows& windows() const override { return w_; }
+  std::size_t out_channels() const override { return columns_; }
+  const Region& input() const override { return x_; }
+  const Region& output() const override { return y_; }
+
+  void lines(const Context& context, std::size_t thread, std::size_t image, std::size_t first,
+             std::size_t count, const std::uint8_t* x, std::uint8_t* y) const override {
+    k_.begin();
+    const std::size_t panels = panels_of(k_, weights_->n), end = first + count;
+    for (std::size_t group = 0; group < weights_->groups; ++group) {
+      const Work work{&context, x, y, thread, group, 0, panels, true};
+      if (sliding_) {
+        for (std::size_t line = first; line < end; line += plan_.block_lines) {
+          slide(work, image, line, std::min(plan_.block_lines, end - line));
+        }
+        continue;
+      }
+      const std::size_t row = (image * w_.out_height + first) * w_.out_width;
+      multiply_all(work, row, row + count * w_.out_width);
+    }
+  }
+
   void run(const Context& context) const override {
     if (out_.extremes) out_.extremes->clear(context);
     run_jobs(context, !out_.found);
@@ -113,17 +138,19 @@ class Convolution final : public Step {
     context.engine.pool().run(jobs, [&](std::size_t job, std::size_t thread) {
       k_.begin();
       const std::size_t row_job = job % row_jobs, rest = job / row_jobs, panel_job = rest % panel_jobs;
-      const Work work{&context, thread, rest / panel_jobs, panel_job * panels / panel_jobs,
+      const Work work{&context, context.at<const std::uint8_t>(x_), context.at<std::uint8_t>(y_), thread,
+                      rest / panel_jobs, panel_job * panels / panel_jobs,
                       (panel_job + 1) * panels / panel_jobs, written};
       const std::size_t first = row_job * plan_.units / row_jobs;
       const std::size_t end = (row_job + 1) * plan_.units / row_jobs;
       if (sliding_) {
-        for (std::size_t block = first; block < end; ++block) slide(work, block);
-      } else {
-        const std::size_t last = std::min(rows_, end * plan_.unit_rows);
-        for (std::size_t row = first * plan_.unit_rows; row < last; row += plan_.block_rows) {
-          multiply_rows(work, row, std::min(plan_.block_rows, last - row));
+        const std::size_t blocks = plan_.units / w_.images;  // of an image
+        for (std::size_t block = first; block < end; ++block) {
+          const std::size_t line = block % blocks * plan_.block_lines;
+          slide(work, block / blocks, line, std::min(plan_.block_lines, w_.out_height - line));
         }
+      } else {
+        multiply_all(work, first * plan_.unit_rows, std::min(rows_, end * plan_.unit_rows));
       }
     });
   }
@@ -196,6 +223,8 @@ class Convolution final : public Step {
   // What one job does: panels [first, last) of a group.
   struct Work {
     const Context* context;
+    const std::uint8_t* x;
+    std::uint8_t* y;
     std::size_t thread, group, first, last;
     bool written;
   };
@@ -226,8 +255,15 @@ class Convolution final : public Step {
     }
   };
 
+  // Rows [row, end) of the matrix of windows.
+  void multiply_all(const Work& work, std::size_t row, std::size_t end) const {
+    for (; row < end; row += plan_.block_rows) {
+      multiply_rows(work, row, std::min(plan_.block_rows, end - row));
+    }
+  }
+
   void multiply_rows(const Work& work, std::size_t row, std::size_t count) const {
-    const auto* x = work.context->at<const std::uint8_t>(x_);
+    const std::uint8_t* x = work.x;
     std::uint8_t* gathered = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
     // Without `product` whole blocks of rows are read, which the end of the input does not hold.
     const std::size_t whole = k_.product ? rows_ : rows_ / k_.rows * k_.rows;
@@ -243,11 +279,9 @@ class Convolution final : public Step {
     multiply(work, rows, row, 0, &kNoOffset, 1, padded_k_);
   }
 
-  void slide(const Work& work, std::size_t block) const {
-    const std::size_t blocks = plan_.units / w_.images;  // of an image
-    const std::size_t image = block / blocks, first = block % blocks * plan_.block_lines;
-    const std::size_t count = std::min(plan_.block_lines, w_.out_height - first);
-    const auto* x = work.context->at<const std::uint8_t>(x_) + image * w_.height * w_.width * w_.channels;
+  // At most plan_.block_lines lines of an image.
+  void slide(const Work& work, std::size_t image, std::size_t first, std::size_t count) const {
+    const std::uint8_t* x = work.x + image * w_.height * w_.width * w_.channels;
     std::uint8_t* lines = work.context->engine.scratch(work.thread) + 2 * sums_bytes();
     lines_.fill(x, first, count, padding(*work.context, image), lines);
     lines += work.group * group_channels_;
@@ -334,7 +368,7 @@ class Convolution final : public Step {
                            tail_.table.empty() ? nullptr : tail_.table.data()},
             .sum = tail_.sum,
             .other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr,
-            .y = context.at<std::uint8_t>(y_) + at,
+            .y = work.y + at,
             .width = width,
             .stride = columns_};
   }

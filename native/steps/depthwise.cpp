@@ -32,7 +32,7 @@ std::ptrdiff_t top_of(const Windows& w, std::size_t line) {
   return static_cast<std::ptrdiff_t>(line * w.stride_h) - static_cast<std::ptrdiff_t>(w.pad_top);
 }
 
-class DepthwiseConvolution final : public Step {
+class DepthwiseConvolution final : public Step, public Lined {
  public:
   DepthwiseConvolution(const Program& program, Region x, Region y, const Windows& w,
                        std::uint8_t x_zero_point, const std::vector<std::int8_t>& weights,
@@ -42,7 +42,8 @@ class DepthwiseConvolution final : public Step {
     const std::size_t channels = w_.channels;
     program.check(x_);
     program.check(y_);
-    require(x_.space == Space::kArena, "a convolution reads the arena alone");
+    require(x_.space == Space::kArena || x_.space == Space::kLines,
+            "a convolution reads the arena alone");
     require(x_.bytes >= times(w_.in_pixels(), channels), "a convolution's input is too small");
     require(y_.bytes >= times(w_.out_pixels(), channels), "a convolution's output is too small");
     require(weights.size() == times(times(w_.kernel_h, w_.kernel_w), channels),
@@ -52,7 +53,9 @@ class DepthwiseConvolution final : public Step {
     require(tail_.table.empty() || tail_.table.size() == 256, "a table has not 256 entries");
     if (tail_.other) {
       program.check(*tail_.other);
-      require(tail_.other->bytes >= times(w_.out_pixels(), channels), "a summand is too small");
+      require(tail_.other->space != Space::kLines &&
+                  tail_.other->bytes >= times(w_.out_pixels(), channels),
+              "a summand is too small");
     }
     weights_.resize(packed_depthwise_size(k_, w_.kernel_h, w_.kernel_w, channels));
     pack_depthwise(k_, weights.data(), w_.kernel_h, w_.kernel_w, channels, weights_.data());
@@ -71,25 +74,42 @@ class DepthwiseConvolution final : public Step {
 
   std::size_t scratch() const override { return depthwise_scratch(k_, d_); }
 
+  const Lined* lined() const override { return this; }
+  const Windows& windows() const override { return w_; }
+  std::size_t out_channels() const override { return w_.channels; }
+  const Region& input() const override { return x_; }
+  const Region& output() const override { return y_; }
+
+  void lines(const Context& context, std::size_t thread, std::size_t image, std::size_t first,
+             std::size_t count, const std::uint8_t* x, std::uint8_t* y) const override {
+    const std::size_t most = k_.depthwise_lines(d_), end = first + count;
+    for (; first < end; first += most) {
+      compute(context, thread, image, first, std::min(most, end - first), x, y);
+    }
+  }
+
   void run(const Context& context) const override {
-    const auto* x = context.at<const std::uint8_t>(x_);
-    auto* y = context.at<std::uint8_t>(y_);
     const LineJobs& jobs = *jobs_;
     context.engine.pool().run(jobs.count(), [&](std::size_t job, std::size_t thread) {
-      const std::size_t image = jobs.image(job), first = jobs.first(job), lines = jobs.lines(job);
-      const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
-      k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top_of(w_, first), lines, y + at,
-                   context.engine.scratch(thread));
-      const std::size_t size = lines * w_.out_width * w_.channels;
-      if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
-      if (tail_.other) {
-        const auto* other = context.at<const std::uint8_t>(*tail_.other) + at;
-        k_.add(y + at, size, other, size, 1, size, tail_.sum, y + at, size);
-      }
+      compute(context, thread, jobs.image(job), jobs.first(job), jobs.lines(job),
+              context.at<const std::uint8_t>(x_), context.at<std::uint8_t>(y_));
     });
   }
 
  private:
+  void compute(const Context& context, std::size_t thread, std::size_t image, std::size_t first,
+               std::size_t count, const std::uint8_t* x, std::uint8_t* y) const {
+    const std::size_t at = (image * w_.out_height + first) * w_.out_width * w_.channels;
+    k_.depthwise(d_, x + image * w_.height * w_.width * w_.channels, top_of(w_, first), count, y + at,
+                 context.engine.scratch(thread));
+    const std::size_t size = count * w_.out_width * w_.channels;
+    if (!tail_.table.empty()) k_.lookup(y + at, 1, size, size, tail_.table.data());
+    if (tail_.other) {
+      const auto* other = context.at<const std::uint8_t>(*tail_.other) + at;
+      k_.add(y + at, size, other, size, 1, size, tail_.sum, y + at, size);
+    }
+  }
+
   Region x_, y_;
   Windows w_;
   Tail tail_;

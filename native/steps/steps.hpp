@@ -79,6 +79,9 @@ std::unique_ptr<Step> make_depthwise(const Program& program, Region x, Region y,
                                      const std::vector<std::int8_t>& weights, const Output& output,
                                      Tail tail);
 
+// Stages that each read what the one before writes, which is never whole: a few lines at a time.
+std::unique_ptr<Step> make_chain(const Program& program, std::vector<std::unique_ptr<Step>> stages);
+
 std::unique_ptr<Step> make_real_depthwise(const Program& program, Region x, Region y,
                                           const Windows& windows,
                                           const std::vector<std::int8_t>& weights, Output output);

@@ -12,7 +12,7 @@ from intact.engine.values import Direction, Stored
 
 __all__ = ["Weights", "assemble"]
 
-_SPACES: Final = {"arena": 0, "input": 1, "output": 2}
+_SPACES: Final = {"arena": 0, "input": 1, "output": 2, "lines": 3}
 
 
 class Weights:
@@ -68,9 +68,17 @@ def assemble(
     result = native.Program(
         engine, arena, [t.storage.bytes for t in inputs], [t.storage.bytes for t in outputs]
     )
+    stages: list[str] = []
     for instruction in program:
         try:
+            if instruction.chained and not stages:
+                result.begin_chain()
             _add(result, instruction, weights)
+            if instruction.chained or stages:
+                stages.append(instruction.label)
+            if stages and not instruction.chained:
+                result.end_chain(f"chain {', '.join(stages)}")
+                stages = []
         except ValueError as error:
             raise ValueError(f"{instruction.kind} '{instruction.label}': {error}") from None
     return result

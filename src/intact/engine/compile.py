@@ -18,6 +18,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from intact.core.errors import InputError, RuntimeUnavailable
 from intact.core.native import native
 from intact.engine.assemble import Weights, assemble
+from intact.engine.chain import chain
 from intact.engine.foreign import element_type, extract, macs_of_instructions, macs_of_model
 from intact.engine.fuse import fuse
 from intact.engine.lowering import Refused, lower
@@ -320,6 +321,7 @@ class Model:
         try:
             lowered = lower(nodes, self._constants, given, writes)
             instructions = fuse(lowered.state.program, lowered.outputs, self.engine.threads)
+            chain(instructions, lowered.outputs, self.engine.threads)
             arena = place(instructions, lowered.outputs)
             _check_memory(arena + sum(tensor.storage.bytes for tensor in lowered.outputs))
             constants = [tensor for tensor, _ in lowered.state.constants]

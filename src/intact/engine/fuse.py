@@ -18,7 +18,7 @@ from typing import Final
 
 from intact.engine.program import Instruction, Storage, Tensor, new_tensor
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "readers_of", "writers_of"]
 
 _PRODUCTS: Final = ("convolution", "depthwise")
 
@@ -41,7 +41,7 @@ def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> lis
     return _drop_unread(program, outputs)
 
 
-def _readers(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage, int]:
+def readers_of(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage, int]:
     """How often each storage is read, as an output of the program too."""
     readers: dict[Storage, int] = {}
     for instruction in program:
@@ -52,7 +52,8 @@ def _readers(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage,
     return readers
 
 
-def _writers(program: list[Instruction]) -> dict[Storage, list[int]]:
+def writers_of(program: list[Instruction]) -> dict[Storage, list[int]]:
+    """Which instructions write to each storage."""
     writers: dict[Storage, list[int]] = {}
     for i, instruction in enumerate(program):
         for tensor in instruction.outputs:
@@ -65,7 +66,7 @@ def _without(program: list[Instruction], gone: set[int]) -> list[Instruction]:
 
 
 def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
-    readers, writers = _readers(program, outputs), _writers(program)
+    readers, writers = readers_of(program, outputs), writers_of(program)
     gone = set()
     for i, instruction in enumerate(program):
         if instruction.kind != "copy" or instruction.parameters["table"] is None:
@@ -86,7 +87,7 @@ def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Ins
 
 
 def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
-    readers, writers = _readers(program, outputs), _writers(program)
+    readers, writers = readers_of(program, outputs), writers_of(program)
     gone = set()
     for i, instruction in enumerate(program):
         if instruction.kind != "add":
@@ -116,7 +117,7 @@ def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instru
 
 
 def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
-    writers = _writers(program)
+    writers = writers_of(program)
     gone = set()
     for i, instruction in enumerate(program):
         kind, given = instruction.kind, instruction.parameters
@@ -143,7 +144,7 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
 def _fuse_extremes(
     program: list[Instruction], outputs: list[Tensor], threads: int
 ) -> list[Instruction]:
-    readers, writers = _readers(program, outputs), _writers(program)
+    readers, writers = readers_of(program, outputs), writers_of(program)
     gone = set()
     for i, instruction in enumerate(program):
         if instruction.kind != "quantize_rows" or instruction.parameters["channels"] != 1:

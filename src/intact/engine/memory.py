@@ -17,11 +17,13 @@ def place(program: list[Instruction], outputs: list[Tensor]) -> int:
     for i, tensor in enumerate(outputs):
         tensor.storage.place = ("output", i)
     alive: dict[Storage, tuple[int, int]] = {}
-    for i, instruction in enumerate(program):
+    i = 0
+    for instruction in program:
         for tensor in (*instruction.outputs, *instruction.inputs):
             if tensor.storage.place is None:
                 first, _ = alive.get(tensor.storage, (i, i))
                 alive[tensor.storage] = (first, i)
+        i += not instruction.chained  # those of a chain run at the same time
     placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
     for storage in sorted(alive, key=lambda s: (-s.bytes, alive[s])):
         first, last = alive[storage]

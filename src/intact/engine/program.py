@@ -47,11 +47,12 @@ _numbers = count()
 class Storage:
     """Memory that one or more tensors share.
 
-    place: ("arena", offset), ("input", index) or ("output", index), once it is known.
+    place: ("arena", offset), ("input", index) or ("output", index), once it is known; ("lines", 0)
+    for what is never there as a whole (see `chain`).
     """
 
     bytes: int
-    place: tuple[Literal["arena", "input", "output"], int] | None = None
+    place: tuple[Literal["arena", "input", "output", "lines"], int] | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
 
@@ -137,6 +138,7 @@ class Instruction:
 
     kind: the name of the native step. label: the graph's name of it.
     outputs, inputs: what it writes and reads. parameters: the rest, as the step takes it.
+    chained: whether the next instruction runs together with it, a few lines at a time.
     """
 
     kind: str
@@ -144,6 +146,7 @@ class Instruction:
     outputs: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     parameters: dict[str, Any]
+    chained: bool = False
 
     @property
     def output(self) -> Tensor:
@@ -159,7 +162,8 @@ class Instruction:
         arguments = ", ".join(f"%{tensor.storage.number}" for tensor in self.inputs)
         details = ", ".join(f"{key}={value}" for key, value in shown.items())
         written = ", ".join(map(str, self.outputs))
-        return f"{written} = {self.kind}({arguments}; {details})  # {self.label}"
+        lines = ", lines of it at a time" if self.chained else ""
+        return f"{written} = {self.kind}({arguments}; {details})  # {self.label}{lines}"
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
