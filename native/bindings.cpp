@@ -234,13 +234,15 @@ NB_MODULE(_native, m) {
                              std::shared_ptr<Packed> weights, const Row<std::int32_t>& bias,
                              const Row<float>& scale, const Clamp& clamp,
                              const std::optional<Row<std::uint8_t>>& table,
-                             const std::optional<Addend>& addend) {
+                             const std::optional<Addend>& addend,
+                             const std::optional<std::array<std::size_t, 2>>& within) {
+        Output output = output_of(bias, scale, clamp);
+        output.within = within;
         p.add(make_convolution(p, region(x), target(y), windows(sizes), zero_point_of(x_zero_point),
-                               std::move(weights), output_of(bias, scale, clamp),
-                               tail_of(table, addend)), label);
+                               std::move(weights), std::move(output), tail_of(table, addend)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("x_zero_point"),
          nb::arg("weights"), nb::arg("bias"), nb::arg("scale"), nb::arg("clamp"),
-         nb::arg("table").none(), nb::arg("addend").none())
+         nb::arg("table").none(), nb::arg("addend").none(), nb::arg("within").none())
       .def("real_convolution", [](Program& p, const std::string& label, const Place& x,
                                   const Place& y, const WindowSizes& sizes,
                                   std::int32_t x_zero_point, std::shared_ptr<Packed> weights,

@@ -48,7 +48,16 @@ class Convolution final : public Step, public Lined {
     require(x_.bytes >= times(w_.in_pixels(), w_.channels), "a convolution's input is too small");
     const bool floats = out_.real && !out_.real->quantized && !out_.found;
     const std::size_t width = floats ? sizeof(float) : 1;
-    require(y_.bytes >= times(times(rows_, columns_), width), "a convolution's output is too small");
+    row_bytes_ = times(columns_, width);
+    if (out_.within) {
+      row_bytes_ = (*out_.within)[0];
+      first_column_ = (*out_.within)[1];
+      require(!out_.real && !tail_.other && y_.space != Space::kLines,
+              "only uint8 without a summand is written into wider rows");
+      require(first_column_ <= row_bytes_ && columns_ <= row_bytes_ - first_column_,
+              "columns do not fit the row that they belong to");
+    }
+    require(y_.bytes >= times(rows_, row_bytes_), "a convolution's output is too small");
     require(out_.bias.size() == columns_ && out_.scale.size() == columns_,
             "a convolution's bias or scale has another size than its output");
     check_real(program);
@@ -368,9 +377,9 @@ class Convolution final : public Step, public Lined {
                            tail_.table.empty() ? nullptr : tail_.table.data()},
             .sum = tail_.sum,
             .other = tail_.other ? context.at<const std::uint8_t>(*tail_.other) + at : nullptr,
-            .y = work.y + at,
+            .y = work.y + row * row_bytes_ + first_column_ + work.group * weights_->n + panel.first,
             .width = width,
-            .stride = columns_};
+            .stride = row_bytes_};
   }
 
   // Rows [first, first + count) of a block, without the wasted ones.
@@ -537,6 +546,7 @@ class Convolution final : public Step, public Lined {
   const Kernels& k_;
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
+  std::size_t row_bytes_, first_column_ = 0;  // of the output
   bool direct_, sliding_, fused_sum_, small_, fused_;
   std::size_t padded_k_, stride_, part_rows_;
   Plan plan_;

@@ -58,6 +58,9 @@ struct RealTail {
 };
 
 struct Output {
+  // A row of a wider tensor that is written to: its bytes, and where in it the columns begin. None: the
+  // columns are the row.
+  std::optional<std::array<std::size_t, 2>> within;
   std::vector<std::int32_t> bias;  // one per column; with `rows`, the sums of the weights
   std::vector<float> scale;        // one per column
   std::optional<RowParameters> rows;

@@ -152,7 +152,7 @@ def test_a_chain_that_does_not_hold_together_is_refused(wrong: str) -> None:
     def add(x: Any, y: Any) -> None:
         program.convolution(
             "c", x, y, windows, 0, packed, np.zeros(8, np.int32), np.ones(8, np.float32),
-            (-128.0, 127.0, 128), None, None,
+            (-128.0, 127.0, 128), None, None, None,
         )  # fmt: skip
 
     def build() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from intact.core import arithmetic
 from intact.core.arithmetic import FUNCTIONS
 from intact.core.qparams import QParams, dequantize, quantize
+from intact.engine import memory
 from intact.engine.compile import Model
 from tests.engine.build import (
     Graph,
@@ -226,6 +227,35 @@ def test_concat(isa: str, seed: int) -> None:
     graph.node("Concat", names, "c", axis=1)
     expected = dequantize(arithmetic.concat(parts, 1, y), y)
     assert_same(graph.run([graph.quantized("c", y)], isa)[0], expected)
+
+
+@each_isa
+@pytest.mark.parametrize("group", [1, 5])
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (1.0, 0.5, 1.5)])
+def test_convolutions_write_where_a_concatenation_has_them(
+    monkeypatch: pytest.MonkeyPatch, isa: str, group: int, scales: tuple[float, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    graph = Graph()
+    x = graph.activation("x", *activation(rng, (2, 15, 6, 7)))
+    parts = []
+    for i, (columns, scale) in enumerate(zip((5, 20, 70), scales, strict=True)):
+        w = graph.weight(f"w{i}", *weight(rng, (columns, 15 // group, 1 + i, 1 + i), 0))
+        graph.node("Conv", [x, w], f"y{i}", group=group, auto_pad="SAME_UPPER")
+        graph.node("Relu" if i else "Identity", [f"y{i}"], f"f{i}")
+        parts.append(graph.quantized(f"f{i}", qparams(scale, 7)))
+    graph.node("Concat", parts, "c", axis=1)
+    graph.quantized("c", qparams(1.0, 7))
+    programs = []
+    monkeypatch.setattr(
+        "intact.engine.compile.place",
+        lambda program, outputs: programs.append(program) or memory.place(program, outputs),
+    )
+    found = graph.run(["c_dq"], isa)[0]
+    assert not any(instruction.kind == "move" for instruction in programs[0])
+    monkeypatch.setattr("intact.engine.fuse._joins_rows", lambda *_: False)
+    assert_same(found, graph.run(["c_dq"], isa)[0])
+    assert sum(instruction.kind == "move" for instruction in programs[1]) == 3
 
 
 @each_isa

@@ -8,7 +8,7 @@ larger than a core's cache: the expanded tensor of an inverted residual block (M
 from itertools import pairwise
 from typing import Final
 
-from intact.engine.fuse import readers_of, writers_of
+from intact.engine.fuse import columns_of, readers_of, writers_of
 from intact.engine.program import Instruction, Tensor
 
 __all__ = ["chain"]
@@ -42,21 +42,13 @@ def chain(program: list[Instruction], outputs: list[Tensor], threads: int) -> No
 
 def _fits(first: Instruction, second: Instruction) -> bool:
     """Whether both compute lines of images, and the second those of what the first writes."""
-    if first.kind not in _KINDS or second.kind not in _KINDS:
+    if first.kind not in _KINDS or second.kind not in _KINDS or first.parameters.get("within"):
         return False
     if second.inputs[0].storage is not first.output.storage:
         return False
     images, _, _, _, *size = first.parameters["windows"][:6]
     n, height, width, channels = second.parameters["windows"][:4]
-    return (images, *size) == (n, height, width) and _columns(first) == channels
-
-
-def _columns(instruction: Instruction) -> int:
-    """The channels that it writes."""
-    if instruction.kind == "depthwise":
-        return int(instruction.parameters["windows"][3])
-    groups, _, n = instruction.parameters["weights"].shape
-    return int(groups * n)
+    return (images, *size) == (n, height, width) and columns_of(first) == channels
 
 
 def _pays(first: Instruction, second: Instruction, threads: int) -> bool:

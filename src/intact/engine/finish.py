@@ -239,7 +239,9 @@ def _integer_product(value: Product, to: Quantization, state: State) -> Tensor:
     if groups == value.windows.channels and columns == 1 and groups > 1:
         weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
         return state.add("depthwise", value.label, y, (value.x,), weights=weights, **shared)
-    return state.add("convolution", value.label, y, (value.x,), weights=value.weights, **shared)
+    return state.add(
+        "convolution", value.label, y, (value.x,), weights=value.weights, within=None, **shared
+    )
 
 
 def _is_depthwise(value: Product) -> bool:

@@ -5,20 +5,22 @@ Rules, in order:
 1. A lookup of what one convolution alone wrote becomes that convolution's table.
 2. A sum with what one convolution alone wrote becomes that convolution's addend, if the other
    summand is there before it.
-3. Quantizing what attention or (row by row, too) a LayerNormalization wrote becomes its second
+3. What one convolution alone wrote and a concatenation alone reads is written where the
+   concatenation has it, with its table.
+4. Quantizing what attention or (row by row, too) a LayerNormalization wrote becomes its second
    output.
-4. Where images that one instruction alone wrote are quantized one by one, that instruction finds
+5. Where images that one instruction alone wrote are quantized one by one, that instruction finds
    their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
    write and read, it quantizes too.
-5. Recurrences of one size that do not read each other become one: threads run them side by side.
-6. An instruction of which nothing is read any more goes.
+6. Recurrences of one size that do not read each other become one: threads run them side by side.
+7. An instruction of which nothing is read any more goes.
 """
 
 from typing import Final
 
 from intact.engine.program import Instruction, Storage, Tensor, new_tensor
 
-__all__ = ["fuse", "readers_of", "writers_of"]
+__all__ = ["columns_of", "fuse", "readers_of", "writers_of"]
 
 _PRODUCTS: Final = ("convolution", "depthwise")
 
@@ -35,6 +37,7 @@ def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> lis
     """The shorter program with the same results, for an engine of so many threads."""
     program = _fuse_lookups(program, outputs)
     program = _fuse_sums(program, outputs)
+    program = _fuse_joins(program, outputs)
     program = _fuse_quantize(program, outputs)
     program = _fuse_extremes(program, outputs, threads)
     program = _join_recurrences(program, outputs)
@@ -114,6 +117,51 @@ def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instru
         gone.add(i)
         writers[instruction.output.storage] = [at]
     return _without(program, gone)
+
+
+def _fuse_joins(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
+    readers, writers = readers_of(program, outputs), writers_of(program)
+    gone = set()
+    for i, instruction in enumerate(program):
+        if instruction.kind != "move":
+            continue
+        source = instruction.inputs[0].storage
+        if readers[source] != 1 or len(writers.get(source, ())) != 1:
+            continue
+        producer = program[writers[source][0]]
+        if producer.kind != "convolution" or not _joins_rows(instruction, producer):
+            continue
+        given, move = producer.parameters, instruction.parameters
+        if given["addend"] is None and (given["table"] is None or move["table"] is None):
+            given["within"] = (move["axes"][0][2], move["y_offset"])
+            given["table"] = move["table"] if given["table"] is None else given["table"]
+            producer.outputs = instruction.outputs
+            gone.add(i)
+    return _without(program, gone)
+
+
+def _joins_rows(move: Instruction, producer: Instruction) -> bool:
+    """Whether the move puts the rows that the producer writes, as they are, into wider ones."""
+    given = move.parameters
+    n, columns = producer.output.size, columns_of(producer)
+    wide = given["axes"][0][2]
+    whole = ((n // columns, columns, wide), (columns, 1, 1))
+    return bool(
+        given["axes"] == whole
+        and all(offsets is None for offsets in given["offsets"])
+        and given["value_bytes"] == 1
+        and given["x_offset"] == 0
+        and given["y_offset"] + columns <= wide
+        and move.output.size == n // columns * wide
+    )
+
+
+def columns_of(product: Instruction) -> int:
+    """The channels that a convolution writes."""
+    if product.kind == "depthwise":
+        return int(product.parameters["windows"][3])
+    groups, _, n = product.parameters["weights"].shape
+    return int(groups * n)
 
 
 def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
