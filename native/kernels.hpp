@@ -203,6 +203,9 @@ struct Kernels {
   void (*product_real)(const Multiplication& m, std::size_t width, const Finish& f);
   // The same, of which nothing is written: see `bounds`.
   void (*product_bounds)(const Multiplication& m, const std::int32_t* turns, std::int32_t* y);
+  // The same of functions that are GELU alone, with nothing else after or beside them, in panels as wide as
+  // can be, or null.
+  void (*product_gelu)(const Multiplication& m, const Finish& f);
   // `count` windows as [kernel_h][kernel_w][channels] each, `stride` apart; the first at (top, left),
   // each `step` columns further; `zero` where one lies outside the image. Reads and writes up to
   // kSlack - 1 bytes more.

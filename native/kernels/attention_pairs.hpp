@@ -9,6 +9,7 @@
 
 #include "../kernels.hpp"
 #include "avx512.hpp"
+#include "avx512_gelu.hpp"
 #include "table.hpp"
 #include "transpose.hpp"
 
@@ -314,12 +315,13 @@ inline void paired_attention(const intact::Attention& a, float* scratch) {
   paired_from<kQueries>(a, h, 0);
 }
 
-// The table of an instruction set with them.
+// The table of an instruction set of AVX-512.
 template <class V>
-constexpr intact::Kernels with_pairs(const char* name) {
+constexpr intact::Kernels kernels_of_avx512(const char* name) {
   intact::Kernels kernels = kernels_of<V>(name);
   kernels.attention_scratch = paired_attention_scratch;
   kernels.attention = paired_attention;
+  kernels.product_gelu = intact::product_gelu_avx512;
   return kernels;
 }
 

@@ -2,5 +2,5 @@
 #include "attention_pairs.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vbmi = with_pairs<Avx512Vbmi>("avx512_vbmi");
+extern const Kernels kAvx512Vbmi = kernels_of_avx512<Avx512Vbmi>("avx512_vbmi");
 }  // namespace intact

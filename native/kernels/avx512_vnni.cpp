@@ -2,5 +2,5 @@
 #include "attention_pairs.hpp"
 
 namespace intact {
-extern const Kernels kAvx512Vnni = with_pairs<Avx512>("avx512_vnni");
+extern const Kernels kAvx512Vnni = kernels_of_avx512<Avx512>("avx512_vnni");
 }  // namespace intact

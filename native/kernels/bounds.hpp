@@ -51,13 +51,11 @@ template <class V>
 void product_bounds(const intact::Multiplication& m, const std::int32_t* turns, std::int32_t* y) {
   with_vectors<V>(m.columns, [&](auto vectors) {
     constexpr std::size_t kVectors = vectors;
-    typename V::I zero[kVectors];
-    for (auto& v : zero) v = V::zero();
     Bounds<V> found[kVectors];
     const auto each = [&](const auto& add) {
-      gemm_panel<V, kVectors>(m, zero, [&]<std::size_t kRows>(
-                                           std::size_t, const typename V::I (&acc)[kRows][kVectors])
-                                           INTACT_INLINE {
+      gemm_panel<V, kVectors>(m, ZeroStart<V>(), [&]<std::size_t kRows>(
+                                     std::size_t, const typename V::I (&acc)[kRows][kVectors])
+                                     INTACT_INLINE {
         // Rows beyond the last repeat it.
         auto* of = &found[0];
         asm volatile("" : "+r"(of)::"memory");

@@ -28,10 +28,10 @@ struct Ending {
   const intact::Finish& f;
   bool clamps;
   typename V::F scale[kVectors], shift[kVectors], low, high;
-  typename V::I start[kVectors];
+  BiasStart<V, kVectors> start;
   Quantizer<V> quantizer;
 
-  explicit Ending(const intact::Finish& finish) : f(finish), quantizer(finish) {
+  explicit Ending(const intact::Finish& finish) : f(finish), start(finish.bias), quantizer(finish) {
     float least, most;
     clamp_of(f, least, most);
     clamps = least > -__builtin_inff() || most < __builtin_inff();
@@ -39,7 +39,7 @@ struct Ending {
     high = V::broadcast(most);
     for (std::size_t v = 0; v < kVectors; ++v) {
       const Columns<V> c = columns_of<V>(f, v * V::kInts, f.scales != nullptr);
-      start[v] = c.bias;
+      start.bias[v] = c.bias;
       scale[v] = c.scale;
       shift[v] = c.shift;
     }
@@ -63,8 +63,8 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
   };
   typename V::F extremes[2] = {V::broadcast(0.0f), V::broadcast(0.0f)};
   gemm_whole<V, kVectors>(m, ending.start, [&]<std::size_t kRows>(
-                                               std::size_t row, const typename V::I (&acc)[kRows][kVectors])
-                                               INTACT_INLINE {
+                                 std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                 INTACT_INLINE {
     const auto& e = in_memory(ending);
     const std::size_t last = least_of(kRows, m.count - row) - 1;
     if (f.q) {

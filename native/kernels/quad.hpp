@@ -37,8 +37,6 @@ struct Quad {
   }
 };
 
-constexpr std::size_t least_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
-
 // The sums of rows that lie in memory, a panel wide, with their bias; the last stands in for rows beyond.
 template <class V, std::size_t kVectors>
 struct StoredSums {

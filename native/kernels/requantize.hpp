@@ -151,18 +151,17 @@ void product(const intact::Multiplication& m, const intact::Bytes& b) {
   with_vectors<V>(m.columns, [&](auto vectors) {
     constexpr std::size_t kVectors = vectors;
     using Q = Quad<V, kVectors>;
-    typename V::I bias[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) bias[v] = V::load(r.bias + v * V::kInts);
-    // quad(i, last, sum): rows i to `last` of a block, whose first row is number `row` of all.
+    // quad(at, i, last, sum): rows i to `last` of those that begin at byte `at` of the output.
     const auto each = [&](const auto& quad) {
-      gemm_panel<V, kVectors>(m, bias, [&]<std::size_t kRows>(
-                                           std::size_t row, const typename V::I (&acc)[kRows][kVectors])
-                                           INTACT_INLINE {
+      const BiasStart<V, kVectors> start(r.bias);
+      gemm_panel<V, kVectors>(m, start, [&]<std::size_t kRows>(
+                                     std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                     INTACT_INLINE {
         const std::size_t last = m.count - row < kRows ? m.count - row - 1 : kRows - 1;
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < kRows; i += Q::kRows) {
           if (i > last) break;
-          quad(row, i, last, [&](std::size_t of, std::size_t v) INTACT_INLINE {
+          quad(row * b.stride, i, last, [&](std::size_t of, std::size_t v) INTACT_INLINE {
             return acc[least_of(of, kRows - 1)][v];
           });
         }
@@ -170,15 +169,14 @@ void product(const intact::Multiplication& m, const intact::Bytes& b) {
     };
     if (b.other) {
       return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
-        each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
-          const std::size_t at = row * b.stride;
+        each([&](std::size_t at, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
           in_memory(adder).quad(i, last, b.width, sum, b.other + at, b.y + at, b.stride);
         });
       });
     }
     with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
-      each([&](std::size_t row, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
-        in_memory(to).quad(i, last, b.width, sum, b.y + row * b.stride, b.stride, look_up);
+      each([&](std::size_t at, std::size_t i, std::size_t last, const auto& sum) INTACT_INLINE {
+        in_memory(to).quad(i, last, b.width, sum, b.y + at, b.stride, look_up);
       });
     });
   });

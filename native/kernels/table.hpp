@@ -53,6 +53,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .product = product<V>,
       .product_real = product_real<V>,
       .product_bounds = product_bounds<V>,
+      .product_gelu = nullptr,
       .gather = gather<V>,
 #ifdef __SSSE3__
       .interleave3 = interleave3_ssse3,

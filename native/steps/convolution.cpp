@@ -19,6 +19,7 @@ constexpr std::size_t kNoOffset = 0;
 constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
+constexpr std::size_t kFewestBeside = 128;  // values of K, from which on GELU is finished beside the next sums
 constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
@@ -84,6 +85,9 @@ class Convolution final : public Step, public Lined {
     fused_ = k_.product && (real ? !own_rows && ends_in_registers(real->function, real->other.has_value())
                                  : !tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
+    gelu_ = k_.product_gelu && real && is_gelu(*real) && padded_k_ >= kFewestBeside &&
+            weights_->n % k_.columns == 0 && !out_.rows && !out_.extremes;
+    fused_ = fused_ || gelu_;
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
     if (stride_ / 64 % 2 == 0) stride_ += 64;
@@ -449,6 +453,7 @@ class Convolution final : public Step, public Lined {
                   std::size_t row) const {
     const std::size_t c = work.group * padded_n_ + panel.first;
     const std::size_t at = row * columns_ + work.group * weights_->n + panel.first;
+    if (gelu_) return k_.product_gelu(whole, finish_of(*work.context, out_, y_, at, c, columns_));
     if (!out_.rows && !out_.extremes) {
       return k_.product_real(whole, width, finish_of(*work.context, out_, y_, at, c, columns_));
     }
@@ -508,6 +513,11 @@ class Convolution final : public Step, public Lined {
     std::size_t rows() const { return turning ? 4 : 2; }
   };
 
+  static bool is_gelu(const RealTail& real) {
+    const float all = std::numeric_limits<float>::infinity();
+    return real.function.function == Unary::kGelu && !real.other && real.low == -all && real.high == all;
+  }
+
   // How floats move with their sums.
   Movement movement() const {
     return out_.real->other ? Movement{Course::kOther} : movement_of(out_.real->function);
@@ -547,7 +557,7 @@ class Convolution final : public Step, public Lined {
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
   std::size_t row_bytes_, first_column_ = 0;  // of the output
-  bool direct_, sliding_, fused_sum_, small_, fused_;
+  bool direct_, sliding_, fused_sum_, small_, fused_, gelu_;
   std::size_t padded_k_, stride_, part_rows_;
   Plan plan_;
   Lines lines_;
