@@ -8,9 +8,8 @@
 #include <cstring>
 
 #include "../kernels.hpp"
+#include "attention.hpp"
 #include "avx512.hpp"
-#include "avx512_gelu.hpp"
-#include "table.hpp"
 #include "transpose.hpp"
 
 namespace {
@@ -313,16 +312,6 @@ inline void paired_attention(const intact::Attention& a, float* scratch) {
   pair_values(a, h);
   if (h.bias_stride == 0) fill_bias(a, h, 0, h.bias);
   paired_from<kQueries>(a, h, 0);
-}
-
-// The table of an instruction set of AVX-512.
-template <class V>
-constexpr intact::Kernels kernels_of_avx512(const char* name) {
-  intact::Kernels kernels = kernels_of<V>(name);
-  kernels.attention_scratch = paired_attention_scratch;
-  kernels.attention = paired_attention;
-  kernels.product_gelu = intact::product_gelu_avx512;
-  return kernels;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #include "avx512_vbmi.hpp"
-#include "attention_pairs.hpp"
+#include "avx512_table.hpp"
 
 namespace intact {
 extern const Kernels kAvx512Vbmi = kernels_of_avx512<Avx512Vbmi>("avx512_vbmi");

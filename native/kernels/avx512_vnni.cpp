@@ -1,5 +1,5 @@
 #include "avx512.hpp"
-#include "attention_pairs.hpp"
+#include "avx512_table.hpp"
 
 namespace intact {
 extern const Kernels kAvx512Vnni = kernels_of_avx512<Avx512>("avx512_vnni");

@@ -169,6 +169,7 @@ template <class V, std::size_t kRows, std::size_t kVectors, class Start, class A
         ahead.step();
         gemm_step<V>(panel, [&](auto r) INTACT_INLINE { return rows[r] + i; }, acc);
       }
+      if constexpr (!requires { Beside::kNothing; }) beside.parts(m.taps - t);
     }
   }
   for_each_index<kRows>([&](auto r) INTACT_INLINE {

@@ -66,40 +66,6 @@ void add(const std::uint8_t* a, std::size_t a_stride, const std::uint8_t* b, std
   }
 }
 
-template <class V>
-void gate(const std::uint8_t* a, const std::uint8_t* gate, std::size_t rows, std::size_t columns,
-          const intact::Product& p, std::uint8_t* y) {
-  const auto a_zero = V::broadcast(static_cast<float>(-p.a_zero_point));
-  const auto b_zero = V::broadcast(p.b_zero_point);
-  const auto scale = V::broadcast(p.scale), high = V::broadcast(p.high);
-  const std::int32_t zero_point = p.zero_point;
-  const auto low = V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(p.low) + zero_point));
-  for (std::size_t j = 0; j < columns; j += V::kBytes) {
-    const std::size_t left = columns - j < V::kBytes ? columns - j : V::kBytes;
-    typename V::F factor[4], shift[4];
-    std::size_t n[4];
-    for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t at = v * V::kInts;
-      n[v] = left <= at ? 0 : left - at < V::kInts ? left - at : V::kInts;
-      const auto whole = n[v] == 0 ? V::zero() : V::load_u8(gate + j + at, n[v]);
-      factor[v] = V::to_float(V::sub(whole, b_zero));
-      shift[v] = V::mul(factor[v], a_zero);
-    }
-    for (std::size_t i = 0; i < rows; ++i) {
-      const std::uint8_t* from = a + i * columns + j;
-      typename V::I steps[4];
-      for (std::size_t v = 0; v < 4; ++v) {
-        const auto whole = n[v] == 0 ? V::zero() : V::load_u8(from + v * V::kInts, n[v]);
-        // (a - a_zero) * factor, exactly: at most 255 * 255, well below 2**24.
-        const auto product = V::fma(V::to_float(whole), factor[v], shift[v]);
-        steps[v] = V::round(V::min(V::mul(product, scale), high));
-      }
-      const auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
-      V::store_bytes(y + i * columns + j, bytes, left);
-    }
-  }
-}
-
 // Vectors that hold a table of 256 bytes.
 template <class V>
 concept HasTables = requires(const typename V::Table& table, typename V::B x) { V::lookup(x, table); };

@@ -6,6 +6,7 @@
 #include "channelwise.hpp"
 #include "depthwise.hpp"
 #include "finish.hpp"
+#include "gate.hpp"
 #include "gemm.hpp"
 #ifdef __SSSE3__
 #include "interleave_ssse3.hpp"

@@ -1,0 +1,27 @@
+#pragma once
+
+// The kernels of an instruction set of AVX-512: some are for it alone.
+
+#include "attention_pairs.hpp"
+#include "avx512_beside.hpp"
+#include "table.hpp"
+
+namespace {
+
+template <class V>
+void product_avx512(const intact::Multiplication& m, const intact::Bytes& b) {
+  if (intact::finishes_beside_avx512(m, b)) return intact::product_beside_avx512(m, b);
+  product<V>(m, b);
+}
+
+template <class V>
+constexpr intact::Kernels kernels_of_avx512(const char* name) {
+  intact::Kernels kernels = kernels_of<V>(name);
+  kernels.product = product_avx512<V>;
+  kernels.product_gelu = intact::product_gelu_avx512;
+  kernels.attention_scratch = paired_attention_scratch;
+  kernels.attention = paired_attention;
+  return kernels;
+}
+
+}  // namespace

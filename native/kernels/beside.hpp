@@ -1,0 +1,155 @@
+#pragma once
+
+// Products whose sums are finished while the next ones come to be, in what dots leave free of the vector
+// units: for AVX-512, which has registers left beside the sums of a block.
+
+#include "finish.hpp"
+
+namespace {
+
+// The sums of the block before, which lie in memory, kParts parts a row. finish(sums, part, at): of a row
+// whose output begins at byte `at`.
+template <class V, std::size_t kVectors, std::size_t kRows, std::size_t kParts, class Finish>
+struct Beside {
+  const Finish& finish;
+  const std::size_t stride;  // of the output, in bytes
+  alignas(64) std::int32_t sums[kRows * kVectors * V::kInts];
+  std::size_t done = 0, at = 0, left = 0;  // parts
+
+  Beside(const Finish& use, std::size_t stride) : finish(use), stride(stride) {}
+  // The next part; `left` is for whoever calls.
+  [[gnu::always_inline]] void part() {
+    finish(sums + done / kParts * kVectors * V::kInts, done % kParts, at);
+    ++done;
+    if (done % kParts == 0) at += stride;
+  }
+  // As many as it takes for all to be done after so many times.
+  [[gnu::always_inline]] void parts(std::size_t times) {
+    for (std::size_t n = (left + times - 1) / times; n > 0; --n, --left) part();
+  }
+  [[gnu::always_inline]] void drain() { parts(1); }
+  // Takes the sums of a block of `count` rows, whose first is number `row`.
+  template <std::size_t kFewer>
+  [[gnu::always_inline]] void take(std::size_t row, std::size_t count,
+                                   const typename V::I (&acc)[kFewer][kVectors]) {
+    drain();
+    for_each_index<kFewer>([&](auto r) INTACT_INLINE {
+      for_each_index<kVectors>([&](auto v) INTACT_INLINE {
+        V::store(sums + (r * kVectors + v) * V::kInts, acc[r][v]);
+      });
+    });
+    done = 0;
+    at = row * stride;
+    left = count * kParts;
+  }
+};
+
+// All rows, each block's sums finished beside the next ones.
+template <class V, std::size_t kVectors, std::size_t kParts, class Finish>
+void gemm_beside(const intact::Multiplication& m, std::size_t stride, const Finish& finish) {
+  constexpr std::size_t kRows = V::kBlockRows[kVectors - 1];
+  Beside<V, kVectors, kRows, kParts, Finish> beside(finish, stride);
+  const ZeroStart<V> zero;
+  std::size_t row = 0;
+  const auto blocks = [&](auto& ahead) INTACT_INLINE {
+    for (; row + kRows <= m.count; row += kRows) {
+      gemm_block<V, kRows, kVectors>(m, row, zero, ahead, beside, [&](const auto& acc) INTACT_INLINE {
+        beside.take(row, kRows, acc);
+      });
+    }
+  };
+  if (m.next_bytes > 0 && m.count >= kRows) {
+    Ahead<V> ahead(m, m.count / kRows);
+    blocks(ahead);
+  } else {
+    NothingAhead nothing;
+    blocks(nothing);
+  }
+  if (row < m.count) {
+    gemm_rest<V, kRows, kVectors>(m, row, zero, [&](std::size_t first, const auto& acc) INTACT_INLINE {
+      beside.take(first, m.count - first, acc);
+    });
+  }
+  beside.drain();
+}
+
+// Values of K from which on it pays; and up to which it does where sums are finished between taps alone.
+constexpr std::size_t kFewestBeside = 96, kMostBetweenTaps = 384;
+
+// Whether `product_beside` does it: wide panels, and no table.
+template <class V>
+bool finishes_beside(const intact::Multiplication& m, const intact::Bytes& b) {
+  const std::size_t k = m.taps * m.k;
+  const bool in_time = m.starts ? m.taps > 1 && k <= kMostBetweenTaps : m.taps == 1;
+  return in_time && m.columns >= 3 * V::kInts && k >= kFewestBeside && !b.requantize.table;
+}
+
+template <class V>
+void product_beside(const intact::Multiplication& m, const intact::Bytes& b) {
+  const intact::Requantize& r = b.requantize;
+  const auto vectors_of = [&](auto vectors) {
+    constexpr std::size_t kVectors = vectors;
+    static_assert(Quad<V, kVectors>::kRows == 1);
+    const auto each = [&](const auto& quad) {
+      const std::int32_t* bias = r.bias;
+      gemm_beside<V, kVectors, 1>(m, b.stride, [&](const std::int32_t* sums, std::size_t, std::size_t at)
+                                                   INTACT_INLINE {
+        quad(at, [&](std::size_t, std::size_t v) INTACT_INLINE {
+          return V::add(V::load(sums + v * V::kInts), V::load(bias + v * V::kInts));
+        });
+      });
+    };
+    if (b.other) {
+      return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
+        each([&](std::size_t at, const auto& sum) INTACT_INLINE {
+          in_memory(adder).quad(0, 0, b.width, sum, b.other + at, b.y + at, b.stride);
+        });
+      });
+    }
+    const auto requantized = [&](const auto& to) {
+      each([&](std::size_t at, const auto& sum) INTACT_INLINE {
+        in_memory(to).quad(0, 0, b.width, sum, b.y + at, b.stride, [](typename V::B x) { return x; });
+      });
+    };
+    if (r.small) return requantized(Requantizer<V, kVectors, true>(r));
+    requantized(Requantizer<V, kVectors, false>(r));
+  };
+  if (m.columns == 4 * V::kInts) return vectors_of(std::integral_constant<std::size_t, 4>());
+  vectors_of(std::integral_constant<std::size_t, 3>());
+}
+
+// GELU of whole panels, without anything that is added or clamped.
+template <class V>
+void product_gelu(const intact::Multiplication& m, const intact::Finish& f) {
+  constexpr std::size_t kVectors = V::kMostVectors;
+  struct Constants {
+    const std::int32_t* bias;
+    const float *scale, *shift;
+    typename V::F reciprocal, high;
+    typename V::I zero_point;
+  };
+  const Quantizer<V> quantizer(f);
+  alignas(64) static constexpr float kNothing[kVectors * V::kInts] = {};
+  const Constants constants{f.bias, f.scale, f.shift ? f.shift : kNothing, quantizer.reciprocal,
+                            quantizer.high, V::broadcast(quantizer.zero_point)};
+  const auto value = [](const Constants& c, const std::int32_t* sums, std::size_t v) INTACT_INLINE {
+    const std::size_t j = v * V::kInts;
+    const auto sum = V::to_float(V::add(V::load(sums + j), V::load(c.bias + j)));
+    return gelu<V>(V::add(V::mul(sum, V::load(c.scale + j)), V::load(c.shift + j)));
+  };
+  if (!f.q) {
+    return gemm_beside<V, kVectors, kVectors>(
+        m, f.stride, [&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
+          V::store(f.y + at + v * V::kInts, value(in_memory(constants), sums, v));
+        });
+  }
+  gemm_beside<V, kVectors, kVectors>(
+      m, f.stride, [&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
+        const auto& c = in_memory(constants);
+        // GELU is further off than the reciprocal.
+        const auto steps = V::round(V::min(V::mul(value(c, sums, v), c.reciprocal), c.high));
+        V::store_u8(f.q + at + v * V::kInts, V::max(V::add(steps, c.zero_point), V::zero()), V::kInts);
+      });
+}
+
+}  // namespace
