@@ -23,6 +23,7 @@ from intact.engine.images import (
     with_rows,
 )
 from intact.engine.program import Quantization, Tensor, Unsupported, new_tensor
+from intact.engine.rows import Ordered, Scattered, seen
 from intact.engine.state import State
 from intact.engine.values import (
     Channelwise,
@@ -43,8 +44,9 @@ from intact.engine.values import (
     Sum,
     Value,
 )
+from intact.engine.view import View
 
-__all__ = ["quantize", "realize"]
+__all__ = ["finished", "quantize", "realize"]
 
 
 def quantize(value: Value, to: Quantization, images: bool, label: str, state: State) -> Tensor:
@@ -115,6 +117,11 @@ def realize(value: Value | None, state: State) -> Stored:
             return _look_up(value, state)
         case Product():
             return Stored.of(_real_product(value, None, state))
+        case Scattered() | Ordered():
+            held = finished(value, state)
+            if isinstance(held, Stored):
+                return held
+            return Stored.of(state.copied(held.view, False, "layout"))
         case Mean(x=Dequantized() as x):
             return Stored.of(_mean(value, x, None, state))
         case Mean(x=Stored() as x) | Maximum(x=Stored() as x):
@@ -159,6 +166,13 @@ def realize(value: Value | None, state: State) -> Stored:
         case Sum() | Gated():
             return real_binary(value, state)
     raise Unsupported(f"{type(value).__name__.lower()} as floats")
+
+
+def finished(value: Value, state: State) -> Stored | Scattered:
+    """`value` in float32 in memory, in whatever order."""
+    if isinstance(value, Ordered):
+        return seen(View(_real_product(value.product, None, state), value.view.axes))
+    return value if isinstance(value, Scattered) else realize(value, state)
 
 
 def _look_up(value: Looked, state: State) -> Stored:

@@ -34,6 +34,25 @@ class View:
     def shape(self) -> tuple[int, ...]:
         return tuple(prod(count for count, _ in digits) for digits in self.axes)
 
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """From index to index of each axis, if one stride can say it."""
+        merged = [_merged(digits) for digits in self.axes]
+        if any(len(digits) > 1 for digits in merged):
+            return None
+        return tuple(digits[0][1] if digits else 0 for digits in merged)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether these are all values from the tensor's first to its last, in any order."""
+        digits = sorted((d for axis in self.axes for d in axis), key=lambda d: -d[1])
+        return self.offset == 0 and _merged(digits) == [(self.tensor.size, 1)]
+
+    @property
+    def last(self) -> Digits:
+        """The digits of the last axis, those together that one stride can walk."""
+        return tuple(_merged(self.axes[-1]))
+
     def reshaped(self, shape: tuple[int, ...]) -> "View | None":
         """The same values in another shape of as many; None if an axis would cut a digit."""
         rest = list(reversed(_merged(digit for digits in self.axes for digit in digits)))

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.engine.arrange import dequantize, plain
-from intact.engine.finish import realize
+from intact.engine.finish import finished, realize
 from intact.engine.lowering import (
     attention,
     channels,
@@ -38,6 +38,15 @@ from intact.engine.lowering import (
 from intact.engine.lowering.common import Lowering, attribute
 from intact.engine.lowering.folds import fold
 from intact.engine.program import BYTES, Tensor, Unfinished, Unsupported, new_tensor
+from intact.engine.rows import (
+    ALONG_ROWS,
+    VIEWERS,
+    Ordered,
+    Scattered,
+    in_memory,
+    seen,
+    settled,
+)
 from intact.engine.state import State
 from intact.engine.values import (
     Channelwise,
@@ -55,6 +64,7 @@ from intact.engine.values import (
     Stored,
     Value,
 )
+from intact.engine.view import View
 
 __all__ = ["LOWERINGS", "Lowered", "Refused", "lower"]
 
@@ -183,23 +193,55 @@ def _lower_node(
         if lowering is None:
             kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise Unsupported(f"operator '{node.name}' is a {kind}")
-        lowered = lowering(node, [_arranged(node, value, read, state) for value in read], state)
+        lowered: Value | list[Value] | None = _along_rows(node, read, lowering, state)
+        if lowered is None:
+            arranged = [_arranged(node, value, read, state) for value in read]
+            lowered = lowering(node, arranged, state)
         results = lowered if isinstance(lowered, list) else [lowered]
     for output, value in zip(node.outputs, results, strict=False):
         if len(output.uses()) > 1 and _costs(value) and not _is_swish(value, output):
-            value = realize(value, state)
+            value = finished(value, state)
         values[str(output.name)] = value
+
+
+def _along_rows(
+    node: ir.Node, read: list[Value | None], lowering: Lowering, state: State
+) -> Value | None:
+    """What works value by value on a product's rows as they lie; None if that is not it."""
+    x, *rest = read
+    if node.op_type not in ALONG_ROWS or not isinstance(x, Ordered):
+        return None
+    columns = x.product.shape[-1]
+    if x.shape[-1] != columns:
+        return None
+    given: list[Value | None] = []
+    for value in rest:
+        if value is not None:
+            fits = isinstance(value, Constant) and value.array.size in (1, columns)
+            if not fits or value.shape[-1:] not in ((), (1,), (columns,)):
+                return None
+            value = Constant(value.real.reshape(-1))  # type: ignore[attr-defined]
+        given.append(value)
+    result = lowering(node, [x.product, *given], state)
+    assert not isinstance(result, list)
+    if isinstance(result, Product) and result.shape == x.product.shape:
+        return settled(Ordered(result, x.view))
+    return seen(View(state.contiguous(realize(result, state), str(node.name)), x.view.axes))
 
 
 def _arranged(
     node: ir.Node, value: Value | None, read: list[Value | None], state: State
 ) -> Value | None:
     """The value in the order in which the operator takes integers."""
+    if isinstance(value, (Ordered, Scattered)) and node.op_type not in VIEWERS:
+        return realize(value, state)
     if not isinstance(value, (Dequantized, Seen)) or node.op_type in _MOVERS:
         return value
     if node.op_type in products.IMAGE_READERS:
         return plain(value, True, str(node.name), state)
     if node.op_type in products.ROW_READERS:
+        if isinstance(value, Seen) and in_memory(value.view) is not None:
+            return value
         return plain(value, False, str(node.name), state)
     if isinstance(value, Dequantized):
         return value
@@ -213,6 +255,8 @@ def _costs(value: Value) -> bool:
     match value:
         case Product():
             return not value.integer
+        case Ordered():
+            return not value.product.integer
         case Function(x=Stored()):
             return value.op_type != "Sigmoid"  # which only Swish reads twice
         case Looked():

@@ -11,14 +11,23 @@ from intact.engine.lowering.masks import mask_view
 from intact.engine.lowering.products import weight_product
 from intact.engine.program import Unsupported, new_tensor, row_major
 from intact.engine.state import State
-from intact.engine.values import Constant, Dequantized, Probabilities, Scaled, Scores, Stored, Value
+from intact.engine.values import (
+    Constant,
+    Dequantized,
+    Probabilities,
+    Scaled,
+    Scores,
+    Seen,
+    Stored,
+    Value,
+)
 
 __all__ = ["LOWERINGS"]
 
 
 def _matmul(node: ir.Node, read: list[Value | None], state: State) -> Value:
     a, b = read
-    if isinstance(a, Dequantized) and isinstance(b, Constant):
+    if isinstance(a, (Dequantized, Seen)) and isinstance(b, Constant):
         return weight_product(node, a, b)
     if isinstance(a, Probabilities):
         return _attend(node, a, realize(b, state), state)

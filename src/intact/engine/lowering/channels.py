@@ -23,6 +23,7 @@ from intact.engine.values import (
     Function,
     Gated,
     Product,
+    Seen,
     Stored,
     Sum,
     Value,
@@ -78,7 +79,7 @@ def _whole(
     x: Dequantized, shape: tuple[int, ...], images: bool, label: str, state: State
 ) -> Dequantized:
     wide = x if x.shape == shape else expanded(x, shape, label, state)
-    assert not isinstance(wide, Stored)
+    assert isinstance(wide, (Dequantized, Seen))
     return plain(wide, images, label, state)
 
 

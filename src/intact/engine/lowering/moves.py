@@ -9,18 +9,30 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intact.engine.arrange import plain, settled, take
-from intact.engine.finish import realize
+from intact.engine.finish import finished, realize
 from intact.engine.lowering.common import Lowering, attribute, known
 from intact.engine.lowering.elementwise import broadcast, stored
 from intact.engine.program import Unsupported
+from intact.engine.rows import Ordered, Scattered, seen
 from intact.engine.state import State, reshaped
 from intact.engine.values import Dequantized, Seen, Stored, Value
 
-__all__ = ["LOWERINGS", "Movable", "expanded", "movable", "part", "reshape", "taken", "transpose"]
+__all__ = [
+    "LOWERINGS", "Viewable", "expanded", "movable", "part", "reshape", "taken", "transpose",
+    "viewable",
+]  # fmt: skip
 
 _LONGEST: Final = 2**24  # of an axis of values that are seen repeatedly: indices of it are listed
 
 Movable = Dequantized | Seen | Stored
+Viewable = Movable | Scattered
+
+
+def viewable(value: Value | None, state: State) -> Viewable:
+    """As `movable`, but for floats that lie in whatever order."""
+    if isinstance(value, (Ordered, Scattered)):
+        return finished(value, state)
+    return movable(value, state)
 
 
 def movable(value: Value | None, state: State) -> Movable:
@@ -28,44 +40,51 @@ def movable(value: Value | None, state: State) -> Movable:
     return value if isinstance(value, (Dequantized, Seen)) else stored(value, state)
 
 
-def reshape(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Movable:
+def reshape(x: Viewable, shape: tuple[int, ...], label: str, state: State) -> Viewable:
     """The same values in another shape."""
     if prod(shape) != prod(x.shape) or prod(shape) == 0:
         raise Unsupported(f"a reshape of {x.shape} to {shape}")
     if isinstance(x, Stored):
-        view = reshaped(x, shape)
+        whole = reshaped(x, shape)
+        if whole is not None:
+            return whole
+    view = x.view.reshaped(shape)
+    if isinstance(x, (Dequantized, Seen)):
         if view is None:
-            view = reshaped(Stored.of(state.contiguous(x, label)), shape)
-        assert view is not None  # what lies in order can take any shape
-        return view
-    seen = x.view.reshaped(shape)
-    if seen is None:
-        seen = plain(x, False, label, state).view.reshaped(shape)
-    assert seen is not None
-    return settled(Seen(seen, x.quantization))
+            view = plain(x, False, label, state).view.reshaped(shape)
+        assert view is not None
+        return settled(Seen(view, x.quantization))
+    if view is not None and x.view.tensor.dtype == "float32":
+        return seen(view)
+    whole = reshaped(Stored.of(state.copied(x.view, False, label)), shape)
+    assert whole is not None  # what lies in order can take any shape
+    return whole
 
 
-def transpose(x: Movable, order: Sequence[int]) -> Movable:
+def transpose(x: Viewable, order: Sequence[int]) -> Viewable:
     """The axes in another order."""
     if isinstance(x, Stored):
         shape, strides = (tuple(of[i] for i in order) for of in (x.shape, x.strides))
         return Stored(x.tensor, shape, strides, x.offset)
-    return settled(Seen(x.view.transposed(tuple(order)), x.quantization))
+    view = x.view.transposed(tuple(order))
+    return seen(view) if isinstance(x, Scattered) else settled(Seen(view, x.quantization))
 
 
-def part(x: Movable, axis: int, start: int, count: int, label: str, state: State) -> Movable:
+def part(x: Viewable, axis: int, start: int, count: int, label: str, state: State) -> Viewable:
     """`count` indices of an axis."""
     if isinstance(x, Stored):
         shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
         return Stored(x.tensor, shape, x.strides, x.offset + start * x.strides[axis])
     view = x.view.part(axis, start, count)
+    if isinstance(x, Scattered):
+        return seen(view) if view else part(realize(x, state), axis, start, count, label, state)
     if view is None:
         view = plain(x, len(x.shape) == 4, label, state).view.part(axis, start, count)
     assert view is not None
     return settled(Seen(view, x.quantization))
 
 
-def taken(x: Movable, axis: int, index: NDArray[Any], label: str, state: State) -> Movable:
+def taken(x: Viewable, axis: int, index: NDArray[Any], label: str, state: State) -> Viewable:
     """Any indices of an axis."""
     size = x.shape[axis]
     if index.size == 0 or index.min() < -size or index.max() >= size:
@@ -74,6 +93,8 @@ def taken(x: Movable, axis: int, index: NDArray[Any], label: str, state: State) 
     steps = np.diff(places)
     if (steps == 1).all():
         return part(x, axis, int(places[0]), places.size, label, state)
+    if isinstance(x, Scattered):
+        x = realize(x, state)
     if isinstance(x, Stored) and steps[0] >= 0 and (steps == steps[0]).all():
         strides = (*x.strides[:axis], x.strides[axis] * int(steps[0]), *x.strides[axis + 1 :])
         shape = (*x.shape[:axis], places.size, *x.shape[axis + 1 :])
@@ -81,17 +102,17 @@ def taken(x: Movable, axis: int, index: NDArray[Any], label: str, state: State) 
     return take(x, {axis: places}, 0, label, state)
 
 
-def expanded(x: Movable, shape: tuple[int, ...], label: str, state: State) -> Movable:
+def expanded(x: Viewable, shape: tuple[int, ...], label: str, state: State) -> Viewable:
     """x repeated along axes of length 1 and new ones in front."""
     lead = len(shape) - len(x.shape)
     if lead < 0 or any(a not in (1, n) for a, n in zip(x.shape, shape[lead:], strict=True)):
         raise Unsupported(f"'{label}' expands {x.shape} to {shape}")
     if max(shape, default=1) > _LONGEST:
         raise Unsupported(f"'{label}' expands to {shape}, which is more than there can be")
-    if isinstance(x, Stored):
-        return broadcast(x, shape)
+    if isinstance(x, (Stored, Scattered)):
+        return broadcast(realize(x, state) if isinstance(x, Scattered) else x, shape)
     wide = reshape(x, (1,) * lead + x.shape, label, state)
-    assert not isinstance(wide, Stored)
+    assert isinstance(wide, (Dequantized, Seen))
     view = wide.view
     for axis, (old, new) in enumerate(zip(wide.shape, shape, strict=True)):
         if old != new:

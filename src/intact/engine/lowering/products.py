@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from intact.core.arithmetic.windows import ceil_extension
 from intact.core.native import native
-from intact.engine.finish import quantize, realize
+from intact.engine.arrange import settled
+from intact.engine.finish import finished, quantize, realize
 from intact.engine.lowering.common import Lowering, attribute, known, quantization
 from intact.engine.lowering.lookup import dequantized
 from intact.engine.lowering.volumes import for_slices, padded_in_depth, unrolled
-from intact.engine.program import Tensor, Unfinished, Unsupported, Windows, new_tensor
+from intact.engine.program import Quantization, Tensor, Unfinished, Unsupported, Windows, new_tensor
+from intact.engine.rows import Ordered, Scattered, in_memory, ordered
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -26,6 +28,7 @@ from intact.engine.values import (
     Stored,
     Value,
 )
+from intact.engine.view import View
 
 __all__ = [
     "IMAGE_READERS",
@@ -65,11 +68,32 @@ def _quantize_linear(node: ir.Node, read: list[Value | None], state: State) -> V
     to = quantization(node, scale, point)
     if isinstance(x, Seen) and x.quantization == to:
         return x
+    images = _wants_images(node, x)
     try:
-        tensor = quantize(x, to, _wants_images(node, x), str(node.name), state)
+        if not images and isinstance(x, (Stored, Scattered, Ordered)):
+            in_rows = _quantize_rows(x, to, str(node.name), state)
+            if in_rows is not None:
+                return in_rows
+        tensor = quantize(x, to, images, str(node.name), state)
     except Unsupported as error:
         raise Unfinished(str(error)) from None
     return Dequantized(tensor, to)
+
+
+def _quantize_rows(
+    x: Stored | Scattered | Ordered, to: Quantization, label: str, state: State
+) -> Value | None:
+    """x quantized as its rows lie in memory, where their readers see another order."""
+    if isinstance(x, Ordered):
+        return settled(Seen(View(quantize(x.product, to, False, label, state), x.view.axes), to))
+    if isinstance(x, Stored) and x.lies_as(
+        Stored.of(Tensor(x.tensor.storage, x.shape, x.tensor.dtype))
+    ):
+        return None
+    rows = in_memory(x.view)
+    if rows is None or rows.dtype != "float32":
+        return None
+    return settled(Seen(View(quantize(Stored.of(rows), to, False, label, state), x.view.axes), to))
 
 
 def _wants_images(node: ir.Node, x: Value) -> bool:
@@ -323,8 +347,10 @@ def _matrix_product(
     node: ir.Node, x: Value | None, w: Value | None, bias: Value | None, transposed: bool
 ) -> Value:
     """Of an activation and a weight, which is [N, K] where `transposed`."""
-    if not isinstance(x, Dequantized) or x.tensor.images:
+    rows = in_memory(x.view) if isinstance(x, Seen) else None
+    if rows is None and (not isinstance(x, Dequantized) or x.tensor.images):
         raise Unsupported(f"operator '{node.name}' multiplies floats")
+    assert isinstance(x, (Dequantized, Seen))
     weights, scale, axis = weights_of(node, w)
     if weights.ndim != 2 or not weights.size:
         raise Unsupported(f"operator '{node.name}' has weights of {weights.ndim} dimensions")
@@ -334,11 +360,13 @@ def _matrix_product(
     matrix = np.ascontiguousarray(weights.T if transposed else weights)[None]
     step = x.quantization.scale * columns_of(node, scale, axis, 0 if transposed else 1, n)
     whole, shift = bias_of(node, bias, step)
-    rows = x.tensor.size // k
-    return Product(
-        str(node.name), x.tensor, x.quantization.zero_point, Windows(1, rows, 1, k, rows, 1),
-        matrix, whole, step, (*x.shape[:-1], n), name_of(node, 1), False, shift=shift,
+    tensor = x.view.tensor if rows is None else rows
+    count = tensor.size // k
+    product = Product(
+        str(node.name), tensor, x.quantization.zero_point, Windows(1, count, 1, k, count, 1),
+        matrix, whole, step, (*tensor.shape[:-1], n), name_of(node, 1), False, shift=shift,
     )  # fmt: skip
+    return product if rows is None else ordered(product, x.view)
 
 
 def dynamic_weights_of(
@@ -348,6 +376,22 @@ def dynamic_weights_of(
     if weights.dtype != np.int8 or scale.dtype != np.float32:
         raise Unsupported(f"operator '{node.name}' has weights that are not int8")
     return weights, scale.reshape(-1)
+
+
+def _dynamic_rows(node: ir.Node, read: list[Value | None], state: State) -> Value:
+    """dynamic_matmul of rows as they lie in memory, where they are seen in another order."""
+    x = read[0]
+    if isinstance(x, (Stored, Scattered, Ordered)):
+        held = finished(x, state)
+        in_order = isinstance(held, Stored) and held.lies_as(
+            Stored.of(Tensor(held.tensor.storage, held.shape, held.tensor.dtype))
+        )
+        rows = None if in_order else in_memory(held.view)
+        if rows is not None and rows.dtype == "float32":
+            product = dynamic_matmul(node, [Stored.of(rows), *read[1:]], state)
+            return ordered(product, held.view)
+        read = [held, *read[1:]]
+    return dynamic_matmul(node, read, state)
 
 
 def dynamic_matmul(node: ir.Node, read: list[Value | None], state: State) -> Product:
@@ -395,7 +439,7 @@ LOWERINGS: Final[dict[tuple[str, str], Lowering]] = {
     ("", "Gemm"): _gemm,
     ("", "QuantizeLinear"): _quantize_linear,
     ("intact", "DynamicConv"): _dynamic_conv,
-    ("intact", "DynamicMatMul"): dynamic_matmul,
+    ("intact", "DynamicMatMul"): _dynamic_rows,
 }
 
 

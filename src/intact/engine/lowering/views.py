@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from intact.engine.arrange import join
+from intact.engine.finish import realize
 from intact.engine.lowering.common import Lowering, attribute, known, table_of
 from intact.engine.lowering.elementwise import stored
 from intact.engine.lowering.masks import grouped
@@ -18,8 +19,10 @@ from intact.engine.lowering.moves import (
     reshape,
     taken,
     transpose,
+    viewable,
 )
-from intact.engine.program import Unsupported
+from intact.engine.program import Unsupported, new_tensor
+from intact.engine.rows import Ordered, settled
 from intact.engine.state import State
 from intact.engine.values import (
     Dequantized,
@@ -32,6 +35,7 @@ from intact.engine.values import (
     Stored,
     Value,
 )
+from intact.engine.view import View
 
 __all__ = ["LOWERINGS"]
 
@@ -49,10 +53,12 @@ def _reshape(node: ir.Node, read: list[Value | None], state: State) -> Value:
     if isinstance(x, (Scores, Grouped)):
         return grouped(node, x, shape)
     if isinstance(x, Scaled):
-        moved = reshape(x.x, shape, label, state)
-        assert isinstance(moved, Stored)
-        return replace(x, x=moved)
-    return reshape(movable(x, state), shape, label, state)
+        return replace(x, x=realize(reshape(x.x, shape, label, state), state))
+    if isinstance(x, Ordered):
+        view = x.view.reshaped(shape)
+        if view is not None:
+            return settled(Ordered(x.product, view))
+    return reshape(viewable(x, state), shape, label, state)
 
 
 def _is_rows(x: Value | None) -> TypeGuard[Product]:
@@ -98,13 +104,18 @@ def _transpose(node: ir.Node, read: list[Value | None], state: State) -> Value:
         moving = [axis for axis in order if x.shape[axis] != 1]
         if moving == sorted(moving):  # rows stay in their order
             return replace(x, out_shape=tuple(x.shape[axis] for axis in order))
-    inner = x.x if isinstance(x, Scaled) else movable(x, state)
+        if isinstance(x, Product):
+            view = View.of(new_tensor(x.shape, "float32")).transposed(order)
+            return settled(Ordered(replace(x, out_shape=(prod(x.shape[:-1]), x.shape[-1])), view))
+    if isinstance(x, Ordered):
+        return settled(Ordered(x.product, x.view.transposed(order)))
+    inner = x.x if isinstance(x, Scaled) else viewable(x, state)
     moved = transpose(inner, order)
     return replace(x, x=moved) if isinstance(x, Scaled) and isinstance(moved, Stored) else moved
 
 
 def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
-    x, label = movable(read[0], state), str(node.name)
+    x, label = viewable(read[0], state), str(node.name)
     starts, ends = (known(value, node).array.reshape(-1).tolist() for value in read[1:3])
     axes, steps = (
         None if value is None else known(value, node).array.reshape(-1).tolist()
@@ -124,7 +135,7 @@ def _slice(node: ir.Node, read: list[Value | None], state: State) -> Value:
 
 
 def _split(node: ir.Node, read: list[Value | None], state: State) -> list[Value]:
-    x = movable(read[0], state)
+    x = viewable(read[0], state)
     axis = attribute(node, "axis", 0) % len(x.shape)
     size, count = x.shape[axis], len(node.outputs)
     if len(read) > 1 and read[1] is not None:
