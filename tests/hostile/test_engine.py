@@ -48,7 +48,7 @@ def convolve(target: Any, **changes: Any) -> None:
         "label": "c", "x": (0, 0, 128), "y": (0, 128, 128), "windows": WINDOWS, "x_zero_point": 0,
         "weights": native.Packed.pack(engine, np.ones((1, 8, 8), np.int8), (1,) * 6),
         "bias": np.zeros(8, np.int32), "scale": np.ones(8, np.float32), "clamp": (0.0, 255.0, 0),
-        "table": None, "addend": None,
+        "table": None, "addend": None, "within": None,
     }  # fmt: skip
     target.convolution(**(arguments | changes))
 
@@ -75,6 +75,10 @@ def convolve(target: Any, **changes: Any) -> None:
         ({"clamp": (0.0, 256.0, 0)}, "no uint8"),
         ({"clamp": (float("nan"), 255.0, 0)}, "no uint8"),
         ({"table": np.zeros(255, np.uint8)}, "256 entries"),
+        ({"within": (8, 1)}, "do not fit the row"),
+        ({"within": (2**62, 0)}, "too large"),
+        ({"within": (16, 0)}, "output is too small"),
+        ({"x": (3, 0, 128)}, "a chain that has not begun"),
     ],
 )
 def test_a_step_that_does_not_hold_together_is_refused(
