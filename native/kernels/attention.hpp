@@ -120,7 +120,7 @@ float powers_of_row(float* y, std::size_t size, bool empty_is_zero) {
   }
   const auto most = V::broadcast(high);
   const auto power = [&](typename V::F score) {
-    return power_of_negative<V>(V::mul(V::sub(score, most), V::broadcast(kLog2E)));
+    return power_to_126<V>(V::mul(V::sub(score, most), V::broadcast(kLog2E)));
   };
   auto sum = V::broadcast(0.0f);
   std::size_t i = 0;

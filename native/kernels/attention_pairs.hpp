@@ -244,7 +244,7 @@ inline float pair_powers(const intact::Attention& a, const PairedHead& h, float*
   const __m512 most = _mm512_set1_ps(greatest);
   __m512 sums = _mm512_setzero_ps();
   for (std::size_t j = 0; j < h.keys; j += 16) {
-    const __m512 e = power_of_negative<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j), most));
+    const __m512 e = power_to_126<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j), most));
     _mm512_storeu_ps(scores + j, e);
     sums = _mm512_add_ps(sums, e);
   }

@@ -130,7 +130,7 @@ struct Avx2Base {
     const I exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
   }
-  // v * 2**n, where the last digits of `shifted` are n; see power_of_negative.
+  // v * 2**n, where the last digits of `shifted` are n; see power_to_126.
   static F add_to_exponent(F v, F shifted) {
     const I n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n));

@@ -141,7 +141,7 @@ struct Avx512 {
   }
   // v * 2**n for whole n; 2**n must be a normal float32.
   static F scale_by_power(F v, F n) { return _mm512_scalef_ps(v, n); }
-  // v * 2**n, where the last digits of `shifted` are n; see power_of_negative.
+  // v * 2**n, where the last digits of `shifted` are n; see power_to_126.
   static F add_to_exponent(F v, F shifted) {
     const I n = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), n));

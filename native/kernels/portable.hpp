@@ -128,7 +128,7 @@ struct Portable {
   static F scale_by_power(F v, F n) {
     return map<F>([&](std::size_t i) { return std::ldexp(v.v[i], static_cast<int>(n.v[i])); });
   }
-  // v * 2**n, where the last digits of `shifted` are n; see power_of_negative.
+  // v * 2**n, where the last digits of `shifted` are n; see power_to_126.
   static F add_to_exponent(F v, F shifted) {
     return map<F>([&](std::size_t i) {
       std::uint32_t bits, n;

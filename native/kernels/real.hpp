@@ -49,11 +49,11 @@ typename V::F power_of_two(typename V::F x) {
   return V::select_less(x, lowest, V::broadcast(0.0f), y);
 }
 
-// 2**x for x <= 0; 2**-126 below -126. Relative error below 3e-7. The whole part of x is found by adding
+// 2**x for x <= 126; 2**-126 below -126. Relative error below 3e-7. The whole part of x is found by adding
 // a number whose last digit counts ones, and goes from there to the exponent as it is. The polynomial is
 // the one whose greatest relative error on [-1/2, 1/2] is least, 9e-8, of those that are 1 at 0.
 template <class V>
-typename V::F power_of_negative(typename V::F x) {
+typename V::F power_to_126(typename V::F x) {
   const auto shift = V::broadcast(12582912.0f);  // 1.5 * 2**23
   const auto clamped = V::max(V::broadcast(-126.0f), x);
   const auto shifted = V::add(clamped, shift);
@@ -73,7 +73,7 @@ constexpr float kLog2E = 1.44269504f;
 template <class V>
 typename V::F sigmoid(typename V::F x) {
   const auto power = V::min(V::mul(x, V::broadcast(-kLog2E)), V::broadcast(126.0f));
-  return V::reciprocal(V::add(V::broadcast(1.0f), power_of_two<V>(power)));
+  return V::reciprocal(V::add(V::broadcast(1.0f), power_to_126<V>(power)));
 }
 
 template <class V>
