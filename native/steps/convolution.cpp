@@ -19,7 +19,7 @@ constexpr std::size_t kNoOffset = 0;
 constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
-constexpr std::size_t kFewestBeside = 128;  // values of K, from which on GELU is finished beside the next sums
+constexpr std::size_t kFewestForGelu = 128;  // values of K, from which on it is finished beside the next sums
 constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
@@ -85,7 +85,7 @@ class Convolution final : public Step, public Lined {
     fused_ = k_.product && (real ? !own_rows && ends_in_registers(real->function, real->other.has_value())
                                  : !tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
-    gelu_ = k_.product_gelu && real && is_gelu(*real) && padded_k_ >= kFewestBeside &&
+    gelu_ = k_.product_gelu && real && is_gelu(*real) && padded_k_ >= kFewestForGelu &&
             weights_->n % k_.columns == 0 && !out_.rows && !out_.extremes;
     fused_ = fused_ || gelu_;
     // An odd number of cache lines, so that rows fall into different sets of the cache.

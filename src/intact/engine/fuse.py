@@ -64,6 +64,18 @@ def writers_of(program: list[Instruction]) -> dict[Storage, list[int]]:
     return writers
 
 
+def _sole_producer(
+    program: list[Instruction],
+    readers: dict[Storage, int],
+    writers: dict[Storage, list[int]],
+    reader: Instruction,
+) -> Instruction | None:
+    """What alone wrote the reader's first input, if nothing else reads that."""
+    source = reader.inputs[0].storage
+    written = writers.get(source, [])
+    return program[written[0]] if readers[source] == 1 and len(written) == 1 else None
+
+
 def _without(program: list[Instruction], gone: set[int]) -> list[Instruction]:
     return [instruction for i, instruction in enumerate(program) if i not in gone]
 
@@ -74,13 +86,10 @@ def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Ins
     for i, instruction in enumerate(program):
         if instruction.kind != "copy" or instruction.parameters["table"] is None:
             continue
-        source = instruction.inputs[0].storage
-        if readers[source] != 1 or len(writers.get(source, ())) != 1:
+        producer = _sole_producer(program, readers, writers, instruction)
+        if producer is None or producer.kind not in _PRODUCTS:
             continue
         if instruction.inputs[0].size != instruction.output.size:
-            continue
-        producer = program[writers[source][0]]
-        if producer.kind not in _PRODUCTS:
             continue
         if producer.parameters["table"] is None and producer.parameters["addend"] is None:
             producer.parameters["table"] = instruction.parameters["table"]
@@ -125,11 +134,10 @@ def _fuse_joins(program: list[Instruction], outputs: list[Tensor]) -> list[Instr
     for i, instruction in enumerate(program):
         if instruction.kind != "move":
             continue
-        source = instruction.inputs[0].storage
-        if readers[source] != 1 or len(writers.get(source, ())) != 1:
+        producer = _sole_producer(program, readers, writers, instruction)
+        if producer is None or producer.kind != "convolution":
             continue
-        producer = program[writers[source][0]]
-        if producer.kind != "convolution" or not _joins_rows(instruction, producer):
+        if not _joins_rows(instruction, producer):
             continue
         given, move = producer.parameters, instruction.parameters
         if given["addend"] is None and (given["table"] is None or move["table"] is None):

@@ -21,6 +21,7 @@ __all__ = [
     "ordered",
     "seen",
     "settled",
+    "turned",
 ]
 
 # Operators that only see values otherwise, or take them in any order.
@@ -81,6 +82,14 @@ def in_memory(view: View) -> Tensor | None:
     if not whole or columns < 2 or not view.is_dense or view.last != ((columns, 1),):
         return None
     return Tensor(view.tensor.storage, (size // columns, columns), view.tensor.dtype)
+
+
+def turned(x: Stored | Scattered) -> Tensor | None:
+    """The rows of floats that are seen in another order than they lie in; None if they are not."""
+    plain = Tensor(x.view.tensor.storage, x.shape, "float32")
+    if x.view.tensor.dtype != "float32" or x.view.fills(plain):
+        return None
+    return in_memory(x.view)
 
 
 def ordered(product: Product, rows: View) -> Product | Ordered:

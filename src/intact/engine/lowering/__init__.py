@@ -13,6 +13,7 @@ An operator, attribute or layout that is not known raises Unsupported, which nam
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -216,12 +217,15 @@ def _along_rows(
         return None
     given: list[Value | None] = []
     for value in rest:
-        if value is not None:
-            fits = isinstance(value, Constant) and value.array.size in (1, columns)
-            if not fits or value.shape[-1:] not in ((), (1,), (columns,)):
-                return None
-            value = Constant(value.real.reshape(-1))  # type: ignore[attr-defined]
-        given.append(value)
+        if value is None:
+            given.append(None)
+            continue
+        if not isinstance(value, Constant) or len(value.shape) > len(x.shape):
+            return None
+        # One number, or one a column.
+        if value.array.size not in (1, columns) or value.array.size != prod(value.shape[-1:]):
+            return None
+        given.append(Constant(value.real.reshape(-1)))
     result = lowering(node, [x.product, *given], state)
     assert not isinstance(result, list)
     if isinstance(result, Product) and result.shape == x.product.shape:

@@ -15,7 +15,7 @@ from intact.engine.lowering.common import Lowering, attribute, known, quantizati
 from intact.engine.lowering.lookup import dequantized
 from intact.engine.lowering.volumes import for_slices, padded_in_depth, unrolled
 from intact.engine.program import Quantization, Tensor, Unfinished, Unsupported, Windows, new_tensor
-from intact.engine.rows import Ordered, Scattered, in_memory, ordered
+from intact.engine.rows import Ordered, Scattered, in_memory, ordered, turned
 from intact.engine.state import State
 from intact.engine.values import (
     Constant,
@@ -86,12 +86,8 @@ def _quantize_rows(
     """x quantized as its rows lie in memory, where their readers see another order."""
     if isinstance(x, Ordered):
         return settled(Seen(View(quantize(x.product, to, False, label, state), x.view.axes), to))
-    if isinstance(x, Stored) and x.lies_as(
-        Stored.of(Tensor(x.tensor.storage, x.shape, x.tensor.dtype))
-    ):
-        return None
-    rows = in_memory(x.view)
-    if rows is None or rows.dtype != "float32":
+    rows = turned(x)
+    if rows is None:
         return None
     return settled(Seen(View(quantize(Stored.of(rows), to, False, label, state), x.view.axes), to))
 
@@ -383,11 +379,8 @@ def _dynamic_rows(node: ir.Node, read: list[Value | None], state: State) -> Valu
     x = read[0]
     if isinstance(x, (Stored, Scattered, Ordered)):
         held = finished(x, state)
-        in_order = isinstance(held, Stored) and held.lies_as(
-            Stored.of(Tensor(held.tensor.storage, held.shape, held.tensor.dtype))
-        )
-        rows = None if in_order else in_memory(held.view)
-        if rows is not None and rows.dtype == "float32":
+        rows = turned(held)
+        if rows is not None:
             product = dynamic_matmul(node, [Stored.of(rows), *read[1:]], state)
             return ordered(product, held.view)
         read = [held, *read[1:]]
