@@ -4,13 +4,20 @@
 
 #include "attention_pairs.hpp"
 #include "avx512_beside.hpp"
+#include "few.hpp"
 #include "table.hpp"
 
 namespace {
 
 template <class V>
 void product_avx512(const intact::Multiplication& m, const intact::Bytes& b) {
-  if (intact::finishes_beside_avx512(m, b)) return intact::product_beside_avx512(m, b);
+  if (intact::finishes_beside_avx512(m, b, HasTables<V>)) {
+    if constexpr (HasTables<V>) {
+      if (b.requantize.table) return intact::product_beside_avx512_vbmi(m, b);
+    }
+    return intact::product_beside_avx512(m, b);
+  }
+  if (product_few<V>(m, b)) return;
   product<V>(m, b);
 }
 

@@ -26,39 +26,65 @@ struct Requantizer {
     return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
   }
 
-  // Rows from i on: sum(row, vector), where bias is added.
+  // What a quad is between two stages of its way, which other work may lie between.
+  struct State {
+    typename V::F product[4];
+    typename V::I steps[4];
+    typename V::B bytes;
+  };
+  static constexpr std::size_t kStages = 5;
+
+  // One stage of rows from i on: sum(row, vector), where bias is added.
+  template <std::size_t kStage, class Sum>
+  [[gnu::always_inline]] void stage(State& state, std::size_t i, const Sum& sum) const {
+    const auto of_four = [&](const auto& use) INTACT_INLINE { for_each_index<4>(use); };
+    if constexpr (kStage == 0) {
+      of_four([&](auto v) INTACT_INLINE { state.product[v] = V::to_float(sum(i + Q::row(v), Q::vector(v))); });
+    } else if constexpr (kStage == 1) {
+      of_four([&](auto v) INTACT_INLINE {
+        state.product[v] = V::mul(state.product[v], scale[Q::vector(v)]);
+        if constexpr (!kSmall) state.product[v] = V::min(state.product[v], most);
+      });
+    } else if constexpr (kStage == 2) {
+      of_four([&](auto v) INTACT_INLINE { state.steps[v] = V::round(state.product[v]); });
+    } else if constexpr (kStage == 3) {
+      state.bytes = V::narrow(state.steps, zero_point);
+    } else {
+      // A product below int32 becomes its least value, and so the lowest byte.
+      state.bytes = V::max_u8(V::in_order(state.bytes), low);
+      if constexpr (kSmall) state.bytes = V::min_u8(state.bytes, high);
+    }
+  }
+
+  // All of them.
   template <class Sum, class Use>
   [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum, std::uint8_t* y,
             std::size_t stride, const Use& use) const {
-    typename V::I steps[4];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t of = Q::vector(v);
-      auto product = V::mul(V::to_float(sum(i + Q::row(v), of)), scale[of]);
-      if constexpr (!kSmall) product = V::min(product, most);
-      steps[v] = V::round(product);
-    }
-    // A product below int32 becomes its least value, and so the lowest byte.
-    auto bytes = V::max_u8(V::in_order(V::narrow(steps, zero_point)), low);
-    if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-    Q::store(y, stride, i, last, columns, use(bytes));
+    State state;
+    for_each_index<kStages>([&](auto number) INTACT_INLINE { stage<number>(state, i, sum); });
+    Q::store(y, stride, i, last, columns, use(state.bytes));
   }
 };
 
-// Calls use(requantizer, look_up), where look_up(bytes) is what `r` says of the bytes.
-template <class V, std::size_t kVectors, class Use>
-void with_requantizer(const intact::Requantize& r, const Use& use) {
-  const auto known = [&](const auto& look_up) {
-    if (r.small) return use(Requantizer<V, kVectors, true>(r), look_up);
-    use(Requantizer<V, kVectors, false>(r), look_up);
-  };
+// Calls use(look_up), where look_up(bytes) is what `r` says of the bytes; without HasTables they are left.
+template <class V, class Use>
+void with_look_up(const intact::Requantize& r, const Use& use) {
   if constexpr (HasTables<V>) {
     if (r.table) {
       const typename V::Table table(r.table);
-      return known([&](typename V::B bytes) { return V::lookup(bytes, table); });
+      return use([&](typename V::B bytes) { return V::lookup(bytes, table); });
     }
   }
-  known([](typename V::B bytes) { return bytes; });
+  use([](typename V::B bytes) { return bytes; });
+}
+
+// Calls use(requantizer, look_up).
+template <class V, std::size_t kVectors, class Use>
+void with_requantizer(const intact::Requantize& r, const Use& use) {
+  with_look_up<V>(r, [&](const auto& look_up) {
+    if (r.small) return use(Requantizer<V, kVectors, true>(r), look_up);
+    use(Requantizer<V, kVectors, false>(r), look_up);
+  });
 }
 
 template <class V>

@@ -10,7 +10,8 @@ constexpr std::size_t kJobsPerThread = 4;
 // Gathered rows stay in the L2 cache, beside the weights or, where those do not fit, as many rows as
 // do: weights come from the L3 cache once a block of rows.
 constexpr std::size_t kBlockBytes = 192 * 1024, kWideBlockBytes = 768 * 1024;
-constexpr std::size_t kMostBlockRows = 96;
+// Rows of a block whose weights all fit: as many as stay in the L1 cache, within these.
+constexpr std::size_t kNearBytes = 24 * 1024, kFewestBlockRows = 96, kMostBlockRows = 240;
 constexpr std::size_t kManyWeights = 512 * 1024;  // bytes
 constexpr double kWeightsAgain = 0.05;  // of a product's time, for each thread more that reads them
 constexpr double kJobUnits = 0.25;      // of a block's time, that a job costs
@@ -54,7 +55,8 @@ bool Products::many_weights() const { return weights.group_bytes > kManyWeights;
 Plan plan_rows(const Products& p, std::size_t rows, std::size_t stride, bool direct) {
   const Kernels& k = p.kernels;
   const std::size_t fitting = (p.many_weights() ? kWideBlockBytes : kBlockBytes) / stride;
-  const std::size_t most = std::max(p.many_weights() ? fitting : kMostBlockRows, k.rows);
+  const std::size_t near = std::clamp(kNearBytes / stride, kFewestBlockRows, kMostBlockRows);
+  const std::size_t most = std::max(p.many_weights() ? fitting : near, k.rows);
   const std::size_t whole = std::min(std::clamp(fitting, k.rows, most) / k.rows * k.rows,
                                      round_up(rows, k.rows));
   Plan plan;
