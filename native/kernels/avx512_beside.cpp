@@ -5,7 +5,6 @@
 
 namespace intact {
 
-bool finishes_beside_avx512(const Multiplication& m, const Bytes& b) { return finishes_beside<Avx512>(m, b); }
 void product_beside_avx512(const Multiplication& m, const Bytes& b) { product_beside<Avx512>(m, b); }
 void product_gelu_avx512(const Multiplication& m, const Finish& f) { product_gelu<Avx512>(m, f); }
 

@@ -7,21 +7,24 @@
 
 namespace {
 
-// The sums of the block before, which lie in memory, kParts parts a row. finish(sums, part, at): of a row
-// whose output begins at byte `at`.
-template <class V, std::size_t kVectors, std::size_t kRows, std::size_t kParts, class Finish>
+// The sums of the block before, which lie in memory, Finish::kParts parts for Finish::kRows rows.
+// finish(sums, part, at, last): of rows whose output begins at byte `at`, up to number `last` of them.
+template <class V, std::size_t kVectors, std::size_t kRows, class Finish>
 struct Beside {
+  static constexpr std::size_t kParts = Finish::kParts, kOfRows = Finish::kRows;
   const Finish& finish;
   const std::size_t stride;  // of the output, in bytes
   alignas(64) std::int32_t sums[kRows * kVectors * V::kInts];
   std::size_t done = 0, at = 0, left = 0;  // parts
+  std::size_t rows = 0;
 
   Beside(const Finish& use, std::size_t stride) : finish(use), stride(stride) {}
   // The next part; `left` is for whoever calls.
   [[gnu::always_inline]] void part() {
-    finish(sums + done / kParts * kVectors * V::kInts, done % kParts, at);
+    const std::size_t row = done / kParts * kOfRows;
+    finish(sums + row * kVectors * V::kInts, done % kParts, at, least_of(kOfRows, rows - row) - 1);
     ++done;
-    if (done % kParts == 0) at += stride;
+    if (done % kParts == 0) at += kOfRows * stride;
   }
   // As many as it takes for all to be done after so many times.
   [[gnu::always_inline]] void parts(std::size_t times) {
@@ -40,15 +43,16 @@ struct Beside {
     });
     done = 0;
     at = row * stride;
-    left = count * kParts;
+    rows = count;
+    left = (count + kOfRows - 1) / kOfRows * kParts;
   }
 };
 
 // All rows, each block's sums finished beside the next ones.
-template <class V, std::size_t kVectors, std::size_t kParts, class Finish>
+template <class V, std::size_t kVectors, class Finish>
 void gemm_beside(const intact::Multiplication& m, std::size_t stride, const Finish& finish) {
   constexpr std::size_t kRows = V::kBlockRows[kVectors - 1];
-  Beside<V, kVectors, kRows, kParts, Finish> beside(finish, stride);
+  Beside<V, kVectors, kRows, Finish> beside(finish, stride);
   const ZeroStart<V> zero;
   std::size_t row = 0;
   const auto blocks = [&](auto& ahead) INTACT_INLINE {
@@ -73,50 +77,65 @@ void gemm_beside(const intact::Multiplication& m, std::size_t stride, const Fini
   beside.drain();
 }
 
-// Values of K from which on it pays; and up to which it does where sums are finished between taps alone.
-constexpr std::size_t kFewestBeside = 96, kMostBetweenTaps = 384;
+// Finishes a quad of rows at a time by what takes (at, last, sum).
+template <class V, std::size_t kVectors, class Use>
+struct InQuads {
+  static constexpr std::size_t kRows = Quad<V, kVectors>::kRows, kParts = 1;
+  const Use& use;
+  const std::int32_t* bias;
 
-// Whether `product_beside` does it: wide panels, and no table.
-template <class V>
-bool finishes_beside(const intact::Multiplication& m, const intact::Bytes& b) {
-  const std::size_t k = m.taps * m.k;
-  const bool in_time = m.starts ? m.taps > 1 && k <= kMostBetweenTaps : m.taps == 1;
-  return in_time && m.columns >= 3 * V::kInts && k >= kFewestBeside && !b.requantize.table;
-}
+  [[gnu::always_inline]] void operator()(const std::int32_t* sums, std::size_t, std::size_t at,
+                                         std::size_t last) const {
+    use(at, last, [&](std::size_t row, std::size_t v) INTACT_INLINE {
+      return V::add(V::load(sums + (row * kVectors + v) * V::kInts), V::load(bias + v * V::kInts));
+    });
+  }
+};
 
-template <class V>
+template <class V, std::size_t kVectors>
 void product_beside(const intact::Multiplication& m, const intact::Bytes& b) {
   const intact::Requantize& r = b.requantize;
-  const auto vectors_of = [&](auto vectors) {
-    constexpr std::size_t kVectors = vectors;
-    static_assert(Quad<V, kVectors>::kRows == 1);
-    const auto each = [&](const auto& quad) {
-      const std::int32_t* bias = r.bias;
-      gemm_beside<V, kVectors, 1>(m, b.stride, [&](const std::int32_t* sums, std::size_t, std::size_t at)
-                                                   INTACT_INLINE {
-        quad(at, [&](std::size_t, std::size_t v) INTACT_INLINE {
-          return V::add(V::load(sums + v * V::kInts), V::load(bias + v * V::kInts));
-        });
-      });
-    };
-    if (b.other) {
-      return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
-        each([&](std::size_t at, const auto& sum) INTACT_INLINE {
-          in_memory(adder).quad(0, 0, b.width, sum, b.other + at, b.y + at, b.stride);
-        });
-      });
-    }
-    const auto requantized = [&](const auto& to) {
-      each([&](std::size_t at, const auto& sum) INTACT_INLINE {
-        in_memory(to).quad(0, 0, b.width, sum, b.y + at, b.stride, [](typename V::B x) { return x; });
-      });
-    };
-    if (r.small) return requantized(Requantizer<V, kVectors, true>(r));
-    requantized(Requantizer<V, kVectors, false>(r));
+  const auto each = [&](const auto& quad) {
+    gemm_beside<V, kVectors>(m, b.stride, InQuads<V, kVectors, std::decay_t<decltype(quad)>>{quad, r.bias});
   };
-  if (m.columns == 4 * V::kInts) return vectors_of(std::integral_constant<std::size_t, 4>());
-  vectors_of(std::integral_constant<std::size_t, 3>());
+  if (b.other) {
+    return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
+      each([&](std::size_t at, std::size_t last, const auto& sum) INTACT_INLINE {
+        in_memory(adder).quad(0, last, b.width, sum, b.other + at, b.y + at, b.stride);
+      });
+    });
+  }
+  with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
+    each([&](std::size_t at, std::size_t last, const auto& sum) INTACT_INLINE {
+      in_memory(to).quad(0, last, b.width, sum, b.y + at, b.stride, look_up);
+    });
+  });
 }
+
+// Panels of 2 to 4 vectors.
+template <class V>
+void product_beside(const intact::Multiplication& m, const intact::Bytes& b) {
+  switch (m.columns / V::kInts) {
+    case 2:
+      return product_beside<V, 2>(m, b);
+    case 3:
+      return product_beside<V, 3>(m, b);
+    default:
+      product_beside<V, 4>(m, b);
+  }
+}
+
+// Finishes a vector of a row at a time by use(sums of the row, vector, at).
+template <std::size_t kVectors, class Use>
+struct InVectors {
+  static constexpr std::size_t kRows = 1, kParts = kVectors;
+  const Use& use;
+
+  [[gnu::always_inline]] void operator()(const std::int32_t* sums, std::size_t v, std::size_t at,
+                                         std::size_t) const {
+    use(sums, v, at);
+  }
+};
 
 // GELU of whole panels, without anything that is added or clamped.
 template <class V>
@@ -137,19 +156,20 @@ void product_gelu(const intact::Multiplication& m, const intact::Finish& f) {
     const auto sum = V::to_float(V::add(V::load(sums + j), V::load(c.bias + j)));
     return gelu<V>(V::add(V::mul(sum, V::load(c.scale + j)), V::load(c.shift + j)));
   };
+  const auto each = [&](const auto& use) {
+    gemm_beside<V, kVectors>(m, f.stride, InVectors<kVectors, std::decay_t<decltype(use)>>{use});
+  };
   if (!f.q) {
-    return gemm_beside<V, kVectors, kVectors>(
-        m, f.stride, [&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
-          V::store(f.y + at + v * V::kInts, value(in_memory(constants), sums, v));
-        });
+    return each([&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
+      V::store(f.y + at + v * V::kInts, value(in_memory(constants), sums, v));
+    });
   }
-  gemm_beside<V, kVectors, kVectors>(
-      m, f.stride, [&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
-        const auto& c = in_memory(constants);
-        // GELU is further off than the reciprocal.
-        const auto steps = V::round(V::min(V::mul(value(c, sums, v), c.reciprocal), c.high));
-        V::store_u8(f.q + at + v * V::kInts, V::max(V::add(steps, c.zero_point), V::zero()), V::kInts);
-      });
+  each([&](const std::int32_t* sums, std::size_t v, std::size_t at) INTACT_INLINE {
+    const auto& c = in_memory(constants);
+    // GELU is further off than the reciprocal.
+    const auto steps = V::round(V::min(V::mul(value(c, sums, v), c.reciprocal), c.high));
+    V::store_u8(f.q + at + v * V::kInts, V::max(V::add(steps, c.zero_point), V::zero()), V::kInts);
+  });
 }
 
 }  // namespace
