@@ -9,8 +9,6 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kMostParts = 8;
-
 // The part of a window that lies within the image, along one axis.
 struct Reach {
   Reach(std::size_t out, std::size_t stride, std::size_t pad, std::size_t kernel,
@@ -88,47 +86,62 @@ class AveragePool final : public Step {
       const float mean = x_scale / count;
       factors_.push_back(y_scale ? mean / *y_scale : mean);
     }
-    // Channels are shared out where there are fewer lines than threads need.
-    const std::size_t lines = w_.images * w_.out_height;
-    step_ = k_.half_lanes ? k_.half_lanes : k_.lanes;
-    steps_ = (w_.channels + step_ - 1) / step_;
-    parts_ = lines >= 4 ? 1 : std::min(steps_, kMostParts);
+    // The lines of a window are shared out where there are fewer windows than threads: those of few images
+    // that are pooled whole.
+    const std::size_t threads = program.engine().pool().threads();
+    if (w_.out_pixels() < threads) parts_ = std::min(threads, w_.kernel_h);
   }
 
-  std::size_t scratch() const override { return w_.channels * sizeof(std::int32_t); }
+  std::size_t scratch() const override { return parts_ * w_.channels * sizeof(std::int32_t); }
 
   void run(const Context& context) const override {
-    const std::size_t jobs = w_.images * w_.out_height * parts_;
-    context.engine.pool().run(jobs, [&](std::size_t job, std::size_t thread) {
-      auto* sums = reinterpret_cast<std::int32_t*>(context.engine.scratch(thread));
-      line(context, job / parts_, job % parts_, sums);
-    });
+    Pool& pool = context.engine.pool();
+    if (parts_ == 1) {
+      return pool.run(w_.images * w_.out_height, [&](std::size_t line, std::size_t thread) {
+        auto* sums = reinterpret_cast<std::int32_t*>(context.engine.scratch(thread));
+        for (std::size_t o = 0; o < w_.out_width; ++o) {
+          accumulate(context, line, o, 0, sums);
+          finish(context, line, o, sums);
+        }
+      });
+    }
+    auto* sums = reinterpret_cast<std::int32_t*>(context.engine.scratch(0));
+    for (std::size_t window = 0; window < w_.out_pixels(); ++window) {
+      const std::size_t line = window / w_.out_width, o = window % w_.out_width;
+      pool.run(parts_, [&](std::size_t part, std::size_t) {
+        accumulate(context, line, o, part, sums + part * w_.channels);
+      });
+      for (std::size_t part = 1; part < parts_; ++part) {
+        const std::int32_t* more = sums + part * w_.channels;
+        for (std::size_t c = 0; c < w_.channels; ++c) sums[c] += more[c];
+      }
+      finish(context, line, o, sums);
+    }
   }
 
  private:
-  void line(const Context& context, std::size_t line, std::size_t part, std::int32_t* sums) const {
+  // The sums of a part of a window's lines, of what exceeds the zero point.
+  void accumulate(const Context& context, std::size_t line, std::size_t o, std::size_t part,
+                  std::int32_t* sums) const {
     const std::size_t channels = w_.channels;
-    const std::size_t begin = part * steps_ / parts_ * step_;
-    const std::size_t n = std::min(channels, (part + 1) * steps_ / parts_ * step_) - begin;
-    const auto* image = context.at<const std::uint8_t>(x_) +
-                        line / w_.out_height * w_.height * w_.width * channels + begin;
+    const auto* image =
+        context.at<const std::uint8_t>(x_) + line / w_.out_height * w_.height * w_.width * channels;
     const Reach rows(line % w_.out_height, w_.stride_h, w_.pad_top, w_.kernel_h, w_.dilation_h,
                      w_.height);
-    for (std::size_t o = 0; o < w_.out_width; ++o) {
-      const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
-      const Window window{rows.count, columns.count, w_.dilation_h * w_.width * channels,
-                          w_.dilation_w * channels};
-      k_.accumulate(image + (rows.first * w_.width + columns.first) * channels, window, n,
-                    x_zero_point_, sums);
-      const float factor = factors_[line % w_.out_height * w_.out_width + o];
-      const std::size_t at = (line * w_.out_width + o) * channels + begin;
-      if (real_) {
-        float* y = context.at<float>(y_) + at;
-        for (std::size_t c = 0; c < n; ++c) y[c] = static_cast<float>(sums[c]) * factor;
-      } else {
-        finish(sums, n, factor, context.at<std::uint8_t>(y_) + at);
-      }
-    }
+    const Reach columns(o, w_.stride_w, w_.pad_left, w_.kernel_w, w_.dilation_w, w_.width);
+    const std::size_t first = part * rows.count / parts_, end = (part + 1) * rows.count / parts_;
+    const Window window{end - first, columns.count, w_.dilation_h * w_.width * channels,
+                        w_.dilation_w * channels};
+    const std::size_t top = rows.first + first * w_.dilation_h;
+    k_.accumulate(image + (top * w_.width + columns.first) * channels, window, channels, x_zero_point_, sums);
+  }
+
+  void finish(const Context& context, std::size_t line, std::size_t o, const std::int32_t* sums) const {
+    const float factor = factors_[line % w_.out_height * w_.out_width + o];
+    const std::size_t at = (line * w_.out_width + o) * w_.channels;
+    if (!real_) return finish(sums, w_.channels, factor, context.at<std::uint8_t>(y_) + at);
+    float* y = context.at<float>(y_) + at;
+    for (std::size_t c = 0; c < w_.channels; ++c) y[c] = static_cast<float>(sums[c]) * factor;
   }
 
   void finish(const std::int32_t* sums, std::size_t n, float factor, std::uint8_t* y) const {
@@ -148,7 +161,7 @@ class AveragePool final : public Step {
   float low_, high_;
   bool real_;
   std::vector<float> factors_;
-  std::size_t step_, steps_, parts_;  // channels of a step
+  std::size_t parts_ = 1;  // of a window's lines
   const Kernels& k_;
 };
 
