@@ -220,8 +220,8 @@ void pack_depthwise(const Kernels& kernels, const std::int8_t* w, std::size_t ke
 
 std::size_t depthwise_scratch(const Kernels& kernels, const Depthwise& d) {
   const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
-  const std::size_t lines = 1 + kernels.depthwise_lines(d);  // of sums
-  return (width * ((d.kernel_h + 3) / 4) + d.out_width * lines) * 4 * kernels.lanes;
+  const std::size_t sums = d.out_width * kernels.depthwise_lines(d), padding = d.width * d.channels + kSlack;
+  return padding + (width * ((d.kernel_h + 3) / 4) + 2 * sums) * 4 * kernels.lanes;
 }
 
 }  // namespace intact

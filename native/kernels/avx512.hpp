@@ -37,6 +37,18 @@ struct Avx512Half : Avx2Base {
     return _mm256_or_si256(next_byte(v), _mm256_srli_epi32(before, 24));
   }
   static I dot4(I acc, B u, B s) { return _mm256_dpbusd_epi32(acc, u, s); }
+  template <std::size_t kHalf>
+  static void interleave_half(const B (&t)[4], B (&out)[2]) {
+    const B a = kHalf ? _mm256_unpackhi_epi8(t[0], t[1]) : _mm256_unpacklo_epi8(t[0], t[1]);
+    const B b = kHalf ? _mm256_unpackhi_epi8(t[2], t[3]) : _mm256_unpacklo_epi8(t[2], t[3]);
+    out[0] = _mm256_unpacklo_epi16(a, b);
+    out[1] = _mm256_unpackhi_epi16(a, b);
+  }
+  static B narrow_half(const I (&v)[2], B zero_point) {
+    return _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
+  }
+  static B broadcast_words(std::int32_t v) { return _mm256_set1_epi16(static_cast<short>(v)); }
+  static B bytes_of_words(B low, B high) { return _mm256_packus_epi16(low, high); }
 };
 
 struct Avx512 {
@@ -56,6 +68,11 @@ struct Avx512 {
   static I load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+  // Half a vector in both of its halves.
+  static B load_twice(const void* p) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
+  static F load_twice(const float* p) { return _mm512_castsi512_ps(load_twice(static_cast<const void*>(p))); }
   static B load_bytes(const void* p, std::size_t n) {
     return n >= kBytes ? load_bytes(p) : _mm512_maskz_loadu_epi8(first_bytes(n), p);
   }
@@ -165,6 +182,14 @@ struct Avx512 {
     out[2] = _mm512_unpacklo_epi16(high01, high23);
     out[3] = _mm512_unpackhi_epi16(high01, high23);
   }
+  // The first two of them, or the last.
+  template <std::size_t kHalf>
+  static void interleave_half(const B (&t)[4], B (&out)[2]) {
+    const B a = kHalf ? _mm512_unpackhi_epi8(t[0], t[1]) : _mm512_unpacklo_epi8(t[0], t[1]);
+    const B b = kHalf ? _mm512_unpackhi_epi8(t[2], t[3]) : _mm512_unpacklo_epi8(t[2], t[3]);
+    out[0] = _mm512_unpacklo_epi16(a, b);
+    out[1] = _mm512_unpackhi_epi16(a, b);
+  }
   // The same four vectors in the order of the channels.
   static void channel_order(const I (&v)[4], I (&out)[4]) {
     const I a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
@@ -176,11 +201,15 @@ struct Avx512 {
   }
   // The bytes clamp(v + zero_point, 0, 255), as interleave leaves channels: four of each vector in turn.
   static B narrow(const I (&v)[4], std::int32_t zero_point) {
-    const B point = _mm512_set1_epi16(static_cast<short>(zero_point));
-    const B low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), point);
-    const B high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), point);
-    return _mm512_packus_epi16(low, high);
+    const B point = broadcast_words(zero_point);
+    return bytes_of_words(narrow_half({v[0], v[1]}, point), narrow_half({v[2], v[3]}, point));
   }
+  // In two steps: 16 bits of two of the vectors, and the bytes of all four.
+  static B narrow_half(const I (&v)[2], B zero_point) {
+    return _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_point);
+  }
+  static B broadcast_words(std::int32_t v) { return _mm512_set1_epi16(static_cast<short>(v)); }
+  static B bytes_of_words(B low, B high) { return _mm512_packus_epi16(low, high); }
   // What `narrow` made, in the order of the vectors.
   static B in_order(B v) {
     const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

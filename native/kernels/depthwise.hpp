@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "../kernels.hpp"
+#include "depthwise_rolling.hpp"
 #include "finish.hpp"
 
 namespace {
@@ -83,126 +83,6 @@ void depthwise_line(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
   }
 }
 
-// Three columns of four interleaved rows, on their way along the image: 3 x 3 kernels only. Where
-// registers are many the columns stay in them, and two lines of the output share them: the second has
-// the same weights a row lower.
-template <class V, std::size_t kLines>
-struct RollingColumns {
-  using Column = typename V::B[4];
-  const std::uint8_t* at[4];
-  std::size_t step[4];
-  alignas(64) std::uint8_t outside[V::kBytes];
-  alignas(64) std::int8_t weights[kLines][3][4][V::kBytes];
-
-  RollingColumns(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                 std::size_t channel) {
-    std::memset(outside, d.x_zero_point, sizeof outside);
-    for (std::size_t i = 0; i < 4; ++i) {
-      const std::ptrdiff_t row = top + static_cast<std::ptrdiff_t>(i);
-      const bool inside = i < 2 + kLines && row >= 0 && row < static_cast<std::ptrdiff_t>(d.height);
-      at[i] = inside ? x + static_cast<std::size_t>(row) * d.width * d.channels + channel : outside;
-      step[i] = inside ? d.channels : 0;
-    }
-    std::memcpy(weights[0], d.weights + channel * 3 * 4, sizeof weights[0]);
-    if constexpr (kLines == 2) {
-      for (std::size_t w = 0; w < 3; ++w) {
-        for (std::size_t i = 0; i < 4; ++i) {
-          V::store_bytes(weights[1][w][i], V::next_byte(V::load_bytes(weights[0][w][i])));
-        }
-      }
-    }
-  }
-
-  // The next column, of which whole vectors are read.
-  [[gnu::always_inline]] void next(Column& column) {
-    typename V::B t[4];
-    for (std::size_t i = 0; i < 4; ++i) {
-      t[i] = V::load_bytes(at[i]);
-      at[i] += step[i];
-    }
-    V::interleave(t, column);
-  }
-
-  template <class Use>
-  [[gnu::always_inline]] void sums(const Column& a, const Column& b, const Column& c,
-                                   const typename V::I (&start)[4], const Use& use) const {
-#pragma GCC unroll 2
-    for (std::size_t line = 0; line < kLines; ++line) {
-      typename V::I acc[4] = {start[0], start[1], start[2], start[3]};
-#pragma GCC unroll 4
-      for (std::size_t i = 0; i < 4; ++i) {
-        acc[i] = V::dot4(acc[i], a[i], V::load_bytes(weights[line][0][i]));
-        acc[i] = V::dot4(acc[i], b[i], V::load_bytes(weights[line][1][i]));
-        acc[i] = V::dot4(acc[i], c[i], V::load_bytes(weights[line][2][i]));
-      }
-      use(line, acc);
-    }
-  }
-};
-
-// use(line, output, acc) for each pixel of kLines lines; see depthwise_row.
-template <class V, std::size_t kLines, std::size_t kStride, class Use>
-void depthwise_rolling(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-                       std::size_t channel, const typename V::I (&start)[4], const Use& use) {
-  using Columns = RollingColumns<V, kLines>;
-  Columns columns(d, x, top, channel);
-  const auto width = static_cast<std::ptrdiff_t>(d.width);
-  std::ptrdiff_t column = -static_cast<std::ptrdiff_t>(d.pad_left);
-  const auto next = [&](typename Columns::Column& to) INTACT_INLINE {
-    if (column >= 0 && column < width) {
-      columns.next(to);
-    } else {
-      for (auto& v : to) v = V::broadcast_byte(d.x_zero_point);
-    }
-    ++column;
-  };
-  typename Columns::Column a, b, c;
-  std::size_t o = 0;
-  const auto output = [&](const auto& x0, const auto& x1, const auto& x2) INTACT_INLINE {
-    columns.sums(x0, x1, x2, start, [&](std::size_t line, const auto& acc) INTACT_INLINE {
-      use(line, o, acc);
-    });
-    return ++o < d.out_width;
-  };
-  next(a);
-  if constexpr (kStride == 1) {
-    next(b);
-    while (true) {
-      next(c);
-      if (!output(a, b, c)) return;
-      next(a);
-      if (!output(b, c, a)) return;
-      next(b);
-      if (!output(c, a, b)) return;
-    }
-  } else {
-    while (true) {
-      next(b);
-      next(c);
-      if (!output(a, b, c)) return;
-      next(b);
-      next(a);
-      if (!output(c, b, a)) return;
-    }
-  }
-}
-
-template <class V>
-constexpr bool kManyRegisters = requires(typename V::B v) { V::next_byte(v); };
-
-template <class V>
-bool rolls(const intact::Depthwise& d) {
-  return kManyRegisters<V> && d.kernel_h == 3 && d.kernel_w == 3 && d.dilation_h == 1 &&
-         d.dilation_w == 1 && d.stride_w <= 2;
-}
-
-// Of the interleaved columns, and the sums of a line beside them.
-template <class V>
-std::size_t depthwise_columns_bytes(const intact::Depthwise& d) {
-  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
-  return (width * ((d.kernel_h + 3) / 4) + d.out_width) * 4 * V::kBytes;
-}
-
 // Lines of the output whose rows of the input lie in as many groups of four as one line's.
 template <class V>
 std::size_t depthwise_lines(const intact::Depthwise& d) {
@@ -211,79 +91,140 @@ std::size_t depthwise_lines(const intact::Depthwise& d) {
   return ((d.kernel_h + 3) / 4 * 4 - d.kernel_h) / d.stride_h + 1;
 }
 
-// A quarter of a step's channels along a line, its weights in registers: sums[output][4 * V::kInts].
-template <class V, std::size_t kWidth, std::size_t kGroups>
-void quarter_sums(const intact::Depthwise& d, const std::uint8_t* columns,
-                  const typename V::B (&weights)[kWidth][kGroups], typename V::I start,
-                  std::int32_t* sums) {
-  constexpr std::size_t kStep = kGroups * 4 * V::kBytes;
-  const std::size_t dilation = d.dilation_w * kStep, stride = d.stride_w * kStep;
-  for (std::size_t o = 0; o < d.out_width; ++o, columns += stride, sums += 4 * V::kInts) {
-    typename V::I acc = start;
-#pragma GCC unroll 8
-    for (std::size_t w = 0; w < kWidth; ++w) {
-#pragma GCC unroll 2
-      for (std::size_t g = 0; g < kGroups; ++g) {
-        const auto x = V::load_bytes(columns + w * dilation + g * 4 * V::kBytes);
-        acc = V::dot4(acc, x, weights[w][g]);
-      }
-    }
-    V::store(sums, acc);
-  }
+// What the sums of some lines need beside themselves: padding, or interleaved columns and sums in another order.
+template <class V>
+std::size_t depthwise_beside_sums(const intact::Depthwise& d) {
+  if (rolls<V>(d)) return padding_bytes(d);
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  return (width * ((d.kernel_h + 3) / 4) + d.out_width * depthwise_lines<V>(d)) * 4 * V::kBytes;
 }
 
-// Lines that share their interleaved rows: each has the weights further down.
+template <std::size_t kWidth, std::size_t kGroups>
+bool shares(const intact::Depthwise& d) {
+  return d.kernel_w == kWidth && (d.kernel_h + 3) / 4 == kGroups && d.dilation_h == 1 && d.dilation_w == 1;
+}
+
+// Lines that share their interleaved rows, without dilation: each has the weights further down. of(i, line, each) for each
+// quarter of a step's channels and each line, where each(use) calls use(output, sums of the quarter); the
+// weights stay in registers from line to line.
+template <class V, std::size_t kWidth, std::size_t kGroups, class Use>
+void depthwise_quarters(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                        std::size_t lines, std::size_t channel, std::size_t n,
+                        const typename V::I (&start)[4], std::uint8_t* scratch, const Use& of) {
+  constexpr std::size_t kStep = kGroups * 4 * V::kBytes;
+  const std::size_t height = d.kernel_h + (lines - 1) * d.stride_h;
+  interleave_columns<V>(d, x, top, height, channel, n, kGroups, scratch);
+  const std::int8_t* from = d.weights + channel * kWidth * kGroups * 4;
+  const std::size_t stride = d.stride_w * kStep, outputs = d.out_width;
+  for_each_index<4>([&](auto i) {
+    typename V::B weights[kWidth][kGroups];
+    for_each_index<kWidth * kGroups>([&](auto k) INTACT_INLINE {
+      weights[k / kGroups][k % kGroups] = V::load_bytes(from + (k * 4 + i) * V::kBytes);
+    });
+    const typename V::I begin = start[i];
+    for (std::size_t line = 0; line < lines; ++line) {
+      for (std::size_t row = line == 0 ? 0 : d.stride_h; row > 0; --row) {
+        for_each_index<kWidth>([&](auto w) INTACT_INLINE {
+          for_each_index<kGroups>([&](auto back) INTACT_INLINE {
+            constexpr std::size_t g = kGroups - 1 - back;
+            if constexpr (g > 0) {
+              weights[w][g] = V::next_byte(weights[w][g], weights[w][g - 1]);
+            } else {
+              weights[w][g] = V::next_byte(weights[w][g]);
+            }
+          });
+        });
+      }
+      of(i, line, [&](const auto& use) INTACT_INLINE {
+        const std::uint8_t* columns = scratch + i * V::kBytes;
+        for (std::size_t o = 0; o < outputs; ++o, columns += stride) {
+          typename V::I acc[2] = {begin, V::zero()};
+          for_each_index<kWidth * kGroups>([&](auto k) INTACT_INLINE {
+            constexpr std::size_t w = k / kGroups, g = k % kGroups;
+            const auto at = columns + w * kStep + g * 4 * V::kBytes;
+            acc[g % 2] = V::dot4(acc[g % 2], V::load_bytes(at), weights[w][g]);
+          });
+          use(o, V::add(acc[0], acc[1]));
+        }
+      });
+    }
+  });
+}
+
+// What lies behind the interleaved columns of such lines.
+template <class V, std::size_t kGroups>
+std::uint8_t* behind_columns(const intact::Depthwise& d, std::uint8_t* scratch) {
+  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
+  return scratch + width * kGroups * 4 * V::kBytes;
+}
+
+// use(line, output, acc): see depthwise_row.
 template <class V, std::size_t kWidth, std::size_t kGroups, class Use>
 void depthwise_shared(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                       std::size_t lines, std::size_t channel, std::size_t n,
                       const typename V::I (&start)[4], std::uint8_t* scratch, const Use& use) {
-  const std::size_t height = d.kernel_h + (lines - 1) * d.stride_h;
-  interleave_columns<V>(d, x, top, height, channel, n, kGroups, scratch);
-  const std::size_t width = (d.out_width - 1) * d.stride_w + (d.kernel_w - 1) * d.dilation_w + 1;
-  auto* sums = reinterpret_cast<std::int32_t*>(scratch + width * kGroups * 4 * V::kBytes);
-  const std::int8_t* from = d.weights + channel * kWidth * kGroups * 4;
-  for (std::size_t line = 0; line < lines; ++line) {
-    for (std::size_t i = 0; i < 4; ++i) {
-      typename V::B weights[kWidth][kGroups];
-      for (std::size_t w = 0; w < kWidth; ++w) {
-        for (std::size_t g = 0; g < kGroups; ++g) {
-          weights[w][g] = V::load_bytes(from + ((w * kGroups + g) * 4 + i) * V::kBytes);
-        }
-        for (std::size_t row = 0; row < line * d.stride_h; ++row) {
-          for (std::size_t g = kGroups; g-- > 0;) {
-            weights[w][g] = g > 0 ? V::next_byte(weights[w][g], weights[w][g - 1]) : V::next_byte(weights[w][g]);
-          }
-        }
-      }
-      quarter_sums<V, kWidth, kGroups>(d, scratch + i * V::kBytes, weights, start[i], sums + i * V::kInts);
-    }
-    for (std::size_t o = 0; o < d.out_width; ++o) {
-      typename V::I acc[4];
-      for (std::size_t i = 0; i < 4; ++i) acc[i] = V::load(sums + (o * 4 + i) * V::kInts);
-      use(line, o, acc);
-    }
+  const std::size_t width = d.out_width;
+  auto* sums = reinterpret_cast<std::int32_t*>(behind_columns<V, kGroups>(d, scratch));
+  depthwise_quarters<V, kWidth, kGroups>(
+      d, x, top, lines, channel, n, start, scratch, [&](auto i, std::size_t line, const auto& each) INTACT_INLINE {
+        std::int32_t* to = sums + (line * width * 4 + i) * V::kInts;
+        each([=](std::size_t o, typename V::I acc) INTACT_INLINE { V::store(to + o * 4 * V::kInts, acc); });
+      });
+  for (std::size_t at = 0; at < lines * width; ++at) {
+    typename V::I acc[4];
+    for_each_index<4>([&](auto i) INTACT_INLINE { acc[i] = V::load(sums + (at * 4 + i) * V::kInts); });
+    use(at / width, at % width, acc);
   }
 }
 
-// `lines` lines of the output, at most `depthwise_lines`.
+// Lines of bytes: each quarter is finished as far as it can be, and waits in memory for the others.
+template <class V, bool kSmall, std::size_t kWidth, std::size_t kGroups>
+void shared_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                  std::size_t channel, std::size_t n, const typename V::I (&bias)[4],
+                  const typename V::F (&scale)[4], std::uint8_t* y, std::uint8_t* scratch) {
+  const ByteBounds<V> bounds(d.output);
+  std::uint8_t* waiting = behind_columns<V, kGroups>(d, scratch);
+  const std::size_t channels = d.channels, line_bytes = d.out_width * V::kBytes;
+  depthwise_quarters<V, kWidth, kGroups>(
+      d, x, top, lines, channel, n, bias, scratch, [&](auto i, std::size_t line, const auto& each) INTACT_INLINE {
+        const typename V::F factor = scale[i];
+        std::uint8_t* steps = waiting + 2 * line * line_bytes;
+        std::uint8_t* words = steps + line_bytes;
+        std::uint8_t* to = y + line * d.out_width * channels + channel;
+        each([=](std::size_t o, typename V::I acc) INTACT_INLINE {
+          auto product = V::mul(V::to_float(acc), factor);
+          if constexpr (!kSmall) product = V::min(product, bounds.most);
+          const typename V::I step = V::round(product);
+          if constexpr (i % 2 == 0) {
+            V::store_bytes(steps + o * V::kBytes, step);
+          } else {
+            const auto pair = V::narrow_half({V::load_bytes(steps + o * V::kBytes), step}, bounds.zero_point);
+            if constexpr (i == 1) {
+              V::store_bytes(words + o * V::kBytes, pair);
+            } else {
+              const auto before = V::load_bytes(words + o * V::kBytes);
+              V::store_bytes(to + o * channels, bounds.template clamp<kSmall>(V::bytes_of_words(before, pair)), n);
+            }
+          }
+        });
+      });
+}
+
+// `lines` lines of the output, at most `depthwise_lines`: use(line, output, acc).
 template <class V, class Use>
 void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t lines, std::size_t channel, std::size_t n,
                     const typename V::I (&start)[4], std::uint8_t* scratch, const Use& use) {
   if constexpr (kManyRegisters<V>) {
     if (rolls<V>(d)) {
-      if (lines == 2) {
-        return d.stride_w == 1 ? depthwise_rolling<V, 2, 1>(d, x, top, channel, start, use)
-                               : depthwise_rolling<V, 2, 2>(d, x, top, channel, start, use);
-      }
-      return d.stride_w == 1 ? depthwise_rolling<V, 1, 1>(d, x, top, channel, start, use)
-                             : depthwise_rolling<V, 1, 2>(d, x, top, channel, start, use);
+      return with_rolling(d, lines, [&](auto of, auto stride) {
+        depthwise_rolling<V, of, stride>(d, x, top, channel, start, scratch, use);
+      });
     }
-    const std::size_t groups = (d.kernel_h + 3) / 4;
-    if (d.kernel_w == 5 && groups == 2) {
+    if (shares<5, 2>(d)) {
       return depthwise_shared<V, 5, 2>(d, x, top, lines, channel, n, start, scratch, use);
     }
-    if (d.kernel_w == 7 && groups == 2) {
+    if (shares<7, 2>(d)) {
       return depthwise_shared<V, 7, 2>(d, x, top, lines, channel, n, start, scratch, use);
     }
   }
@@ -294,17 +235,12 @@ void depthwise_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
   }
 }
 
-// kSmall: no scale reaches 1; see requantize_rows.
+// kSmall: no scale reaches 1; see Requantizer.
 template <class V, bool kSmall>
 void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                      std::size_t lines, std::size_t first, std::size_t last, std::uint8_t* y,
                      std::uint8_t* scratch) {
   const intact::Requantize r = d.output;
-  const auto byte = [&](float bound) {
-    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + r.zero_point));
-  };
-  const auto low = byte(r.low), high = byte(r.high);
-  const auto most = V::broadcast(r.high);
   for (std::size_t channel = first; channel < last; channel += V::kBytes) {
     const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
     typename V::I bias[4];
@@ -313,7 +249,24 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
       bias[i] = V::load(r.bias + channel + i * V::kInts);
       scale[i] = V::load(r.scale + channel + i * V::kInts);
     }
-    const auto finish = [&](std::size_t line, std::size_t o, const typename V::I (&acc)[4]) INTACT_INLINE {
+    if constexpr (kManyRegisters<V>) {
+      const auto as = [&](const auto& of) { of(d, x, top, lines, channel, n, bias, scale, y, scratch); };
+      if (rolls<V>(d)) {
+        as(rolling_step<V, kSmall>);
+        continue;
+      }
+      if (shares<5, 2>(d)) {
+        as(shared_bytes<V, kSmall, 5, 2>);
+        continue;
+      }
+      if (shares<7, 2>(d)) {
+        as(shared_bytes<V, kSmall, 7, 2>);
+        continue;
+      }
+    }
+    const auto low = V::broadcast_byte(lowest_byte(r)), high = V::broadcast_byte(highest_byte(r));
+    const auto most = V::broadcast(r.high);
+    const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) INTACT_INLINE {
       typename V::I steps[4];
 #pragma GCC unroll 4
       for (std::size_t i = 0; i < 4; ++i) {
@@ -323,15 +276,25 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
       }
       auto bytes = V::max_u8(V::narrow(steps, r.zero_point), low);
       if constexpr (kSmall) bytes = V::min_u8(bytes, high);
-      V::store_bytes(y + (line * d.out_width + o) * d.channels + channel, bytes, n);
+      V::store_bytes(y + o * d.channels + channel, bytes, n);
     };
-    depthwise_step<V>(d, x, top, lines, channel, n, bias, scratch, finish);
+    for (std::size_t line = 0; line < lines; ++line) {
+      depthwise_line<V>(d, x, top + static_cast<std::ptrdiff_t>(line * d.stride_h), channel, n, bias, scratch,
+                        [&](std::size_t o, const auto& acc) INTACT_INLINE { finish(line * d.out_width + o, acc); });
+    }
   }
 }
 
 template <class V>
 void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                std::size_t lines, std::uint8_t* y, std::uint8_t* scratch) {
+  if (rolls<V>(d)) fill_padding(d, top, lines, scratch);
+  if constexpr (kPairs<V>) {
+    if (rolls_in_pairs<V>(d)) {
+      const auto of = d.output.small ? rolling_pairs<V, true> : rolling_pairs<V, false>;
+      return of(d, x, top, lines, y, scratch);
+    }
+  }
   with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
     using W = decltype(v);
     const auto of = d.output.small ? depthwise_bytes<W, true> : depthwise_bytes<W, false>;
@@ -344,6 +307,7 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
                       std::size_t lines, const std::int32_t* turns, std::int32_t* y,
                       std::uint8_t* scratch) {
   const std::size_t stride = (d.channels + V::kBytes - 1) / V::kBytes * V::kBytes;
+  if (rolls<V>(d)) fill_padding(d, top, lines, scratch);
   with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
     using W = decltype(lanes);
     const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
@@ -382,7 +346,8 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
 template <class V>
 void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
                     std::size_t lines, const intact::Finish& f, std::uint8_t* scratch) {
-  auto* sums = reinterpret_cast<std::int32_t*>(scratch + depthwise_columns_bytes<V>(d));
+  if (rolls<V>(d)) fill_padding(d, top, lines, scratch);
+  auto* sums = reinterpret_cast<std::int32_t*>(scratch + depthwise_beside_sums<V>(d));
   with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
     using W = decltype(lanes);
     const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
