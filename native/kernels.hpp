@@ -94,6 +94,7 @@ struct Attention {
   std::size_t queries, keys, width, v_width;
   float scale;
   bool empty_is_zero;  // where the mask leaves a query no key: zeros instead of NaN
+  bool far;            // whether q, k and v are likely to lie beyond a core's caches
   float* y;
   std::uint8_t* bytes;  // of y, by scale and zero point, in rows of the same stride; or null
   float q_scale;
@@ -140,6 +141,7 @@ struct Finish {
   std::size_t stride;
   float* extremes;  // [2], widened to hold all of y; or null
   bool bounded = false;  // whether q_scale and q_zero_point are those of these values' own extremes
+  bool far = false;      // whether `other` and y are likely to lie beyond a core's caches
 };
 
 // clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.

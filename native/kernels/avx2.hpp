@@ -99,13 +99,9 @@ struct Avx2Base {
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static I min(I a, I b) { return _mm256_min_epi32(a, b); }
   static I max(I a, I b) { return _mm256_max_epi32(a, b); }
-  // The greatest of `most` and an x that is not above t; the least of `least` and an x that is.
-  static I max_up_to(I most, I x, I t) {
-    return _mm256_blendv_epi8(_mm256_max_epi32(most, x), most, _mm256_cmpgt_epi32(x, t));
-  }
-  static I min_beyond(I least, I x, I t) {
-    return _mm256_blendv_epi8(least, _mm256_min_epi32(least, x), _mm256_cmpgt_epi32(x, t));
-  }
+  // Of values seen as unsigned.
+  static I min_unsigned(I a, I b) { return _mm256_min_epu32(a, b); }
+  static I max_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
   static B max_u8(B a, B b) { return _mm256_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm256_min_epu8(a, b); }
   static F to_float(I v) { return _mm256_cvtepi32_ps(v); }

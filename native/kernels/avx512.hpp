@@ -116,6 +116,8 @@ struct Avx512 {
   }
   // Into the L2 cache. GCC 12 drops the intrinsic together with a function that does nothing else.
   static void prefetch(const std::int8_t* p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
+  static void prefetch_l1(const float* p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
+  static void prefetch_to_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
   // Keeps v in a register of its own up to here.
   static void pin(I& v) { asm("" : "+v"(v)); }
   static I zero() { return _mm512_setzero_si512(); }
@@ -134,13 +136,9 @@ struct Avx512 {
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static I min(I a, I b) { return _mm512_min_epi32(a, b); }
   static I max(I a, I b) { return _mm512_max_epi32(a, b); }
-  // The greatest of `most` and an x that is not above t; the least of `least` and an x that is.
-  static I max_up_to(I most, I x, I t) {
-    return _mm512_mask_max_epi32(most, _mm512_cmple_epi32_mask(x, t), most, x);
-  }
-  static I min_beyond(I least, I x, I t) {
-    return _mm512_mask_min_epi32(least, _mm512_cmpgt_epi32_mask(x, t), least, x);
-  }
+  // Of values seen as unsigned.
+  static I min_unsigned(I a, I b) { return _mm512_min_epu32(a, b); }
+  static I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
   static B max_u8(B a, B b) { return _mm512_max_epu8(a, b); }
   static B min_u8(B a, B b) { return _mm512_min_epu8(a, b); }
   static F to_float(I v) { return _mm512_cvtepi32_ps(v); }

@@ -8,11 +8,11 @@
 namespace {
 
 // The least and the greatest sum of a vector of columns, and those on either side of where a function
-// turns.
+// turns: by how far they are below that, as an unsigned number, of which those above it are the greatest.
 template <class V>
 struct Bounds {
   typename V::I least = V::broadcast(INT32_MAX), most = V::broadcast(INT32_MIN);
-  typename V::I below = most, above = least;
+  typename V::I below = V::broadcast(-1), above = V::zero();
 
   [[gnu::always_inline]] void add(typename V::I sum) {
     least = V::min(least, sum);
@@ -20,17 +20,20 @@ struct Bounds {
   }
   [[gnu::always_inline]] void add(typename V::I sum, typename V::I turn) {
     add(sum);
-    below = V::max_up_to(below, sum, turn);
-    above = V::min_beyond(above, sum, turn);
+    const auto distance = V::sub(turn, sum);
+    below = V::min_unsigned(below, distance);
+    above = V::max_unsigned(above, distance);
   }
-  // Rows 0 and 1 at y, or 0 to 3, `stride` apart.
-  void store(std::int32_t* y, std::size_t stride, bool turns) const {
+  // Rows 0 and 1 at y, `stride` apart.
+  void store(std::int32_t* y, std::size_t stride) const {
     V::store(y, least);
     V::store(y + stride, most);
-    if (!turns) return;
-    // Where there is none on a side, the bound stands on the other one.
-    V::store(y + 2 * stride, V::max(below, least));
-    V::store(y + 3 * stride, V::min(above, most));
+  }
+  // Rows 0 to 3. Where there is none on a side it is the furthest on the other.
+  void store(std::int32_t* y, std::size_t stride, typename V::I turn) const {
+    store(y, stride);
+    V::store(y + 2 * stride, V::sub(turn, below));
+    V::store(y + 3 * stride, V::sub(turn, above));
   }
 };
 
@@ -39,11 +42,14 @@ void bounds(const std::int32_t* sums, std::size_t panel, std::size_t count,
             const std::int32_t* turns, std::int32_t* y) {
   for (std::size_t j = 0; j < panel; j += V::kInts) {
     Bounds<V> found;
-    for (std::size_t i = 0; i < count; ++i) {
-      const auto sum = V::load(sums + i * panel + j);
-      turns ? found.add(sum, V::load(turns + j)) : found.add(sum);
+    if (turns) {
+      const auto turn = V::load(turns + j);
+      for (std::size_t i = 0; i < count; ++i) found.add(V::load(sums + i * panel + j), turn);
+      found.store(y + j, panel, turn);
+    } else {
+      for (std::size_t i = 0; i < count; ++i) found.add(V::load(sums + i * panel + j));
+      found.store(y + j, panel);
     }
-    found.store(y + j, panel, turns != nullptr);
   }
 }
 
@@ -74,7 +80,8 @@ void product_bounds(const intact::Multiplication& m, const std::int32_t* turns, 
       each([](Bounds<V>& of, typename V::I sum, std::size_t) INTACT_INLINE { of.add(sum); });
     }
     for (std::size_t v = 0; v < kVectors; ++v) {
-      found[v].store(y + v * V::kInts, m.columns, turns != nullptr);
+      std::int32_t* to = y + v * V::kInts;
+      turns ? found[v].store(to, m.columns, V::load(turns + v * V::kInts)) : found[v].store(to, m.columns);
     }
   });
 }

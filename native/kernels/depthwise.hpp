@@ -331,7 +331,10 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
       }
       // In the order of the channels, row by row.
       std::int32_t rows[4][W::kBytes];
-      for (std::size_t i = 0; i < 4; ++i) found[i].store(rows[0] + i * W::kInts, W::kBytes, turns != nullptr);
+      for (std::size_t i = 0; i < 4; ++i) {
+        std::int32_t* to = rows[0] + i * W::kInts;
+        turns ? found[i].store(to, W::kBytes, turn[i]) : found[i].store(to, W::kBytes);
+      }
       for (std::size_t row = 0; row < (turns ? 4 : 2); ++row) {
         typename W::I of[4], ordered[4];
         for (std::size_t i = 0; i < 4; ++i) of[i] = W::load(rows[row] + i * W::kInts);

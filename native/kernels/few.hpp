@@ -4,6 +4,8 @@
 // weights of a panel, or of a part of it, stay for all rows. The sums of some rows are finished between the
 // dots of later ones.
 
+#include "bounds.hpp"
+#include "product_real.hpp"
 #include "requantize.hpp"
 
 namespace {
@@ -11,7 +13,40 @@ namespace {
 // Weights that leave enough of the 32 registers to a row's sums and to their end.
 constexpr std::size_t kMostKept = 24;
 
-// Ends in bytes by `to`, with what look_up makes of them.
+// Rows from which on some lie near a half, as many as a quad has.
+struct NearRows {
+  static constexpr std::size_t kMost = 64;
+  std::size_t count = 0, rows[kMost];
+
+  [[gnu::always_inline]] void note(std::size_t row) {
+    if (count < kMost) rows[count] = row;
+    ++count;
+  }
+  // redo(row, count) for those, or for all of `all` if they are too many.
+  template <class Redo>
+  void each(std::size_t all, std::size_t of_quad, const Redo& redo) const {
+    if (count > kMost) return redo(std::size_t{0}, all);
+    for (std::size_t i = 0; i < count; ++i) redo(rows[i], least_of(of_quad, all - rows[i]));
+  }
+};
+
+// Those rows once more, by way of floats.
+template <class V>
+void redo_near(const NearRows& near, std::size_t of_quad, const intact::Multiplication& m, std::size_t width,
+               const intact::Finish& f) {
+  near.each(m.count, of_quad, [&](std::size_t row, std::size_t count) {
+    intact::Multiplication again = m;
+    again.count = count;
+    again.a += row * m.stride;
+    if (m.starts) again.starts += row;
+    again.next_bytes = 0;
+    intact::Finish of = f;
+    of.q += row * f.stride;
+    product_floats<V>(again, width, of);
+  });
+}
+
+// Ends in bytes by `to`, a Requantizer or the like, with what look_up makes of them.
 template <class V, std::size_t kVectors, class To, class LookUp>
 struct BytesEnd {
   using State = typename To::State;
@@ -20,6 +55,8 @@ struct BytesEnd {
   const LookUp& look_up;
   std::uint8_t* y;
   std::size_t stride, width;
+  NearRows* near = nullptr;
+  std::size_t row = 0;
 
   // Of a quad of sums in memory, whose rows from the first at y on to number `last` are written.
   template <std::size_t kStage>
@@ -31,9 +68,15 @@ struct BytesEnd {
     in_memory(to).template stage<kStage>(state, 0, sum);
     if constexpr (kStage == kStages - 1) {
       Q::store(y, stride, 0, last, width, look_up(state.bytes));
+      if constexpr (requires { state.near; }) {
+        if (__builtin_expect(state.near, 0)) near->note(row);
+      }
     }
   }
-  void skip(std::size_t rows) { y += rows * stride; }
+  void skip(std::size_t rows) {
+    y += rows * stride;
+    row += rows;
+  }
 };
 
 // Where the rows of a product begin: a fixed distance apart, or where `starts` says.
@@ -122,6 +165,45 @@ template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, 
   turn.template operator()<false, true>(waiting[0], 0, rest - 1);
 }
 
+// The same where the rows of `m` lie.
+template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, class End>
+void product_of_few(const intact::Multiplication& m, std::size_t panel_vectors, const std::int32_t* bias,
+                    const End& end) {
+  if (m.starts) {
+    product_of_few<V, kTaps, kSteps, kVectors>(m, ScatteredRows{m.a, m.starts}, panel_vectors, bias, end);
+  } else {
+    product_of_few<V, kTaps, kSteps, kVectors>(m, SpacedRows{m.a, m.stride}, panel_vectors, bias, end);
+  }
+}
+
+// Bounds of sums on either side of `turns`, for as many vectors of the panel.
+template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, class Rows>
+[[gnu::noinline]] void bounds_of_few(const intact::Multiplication& m, Rows rows, std::size_t panel_vectors,
+                                     const std::int32_t* turns, std::int32_t* y) {
+  constexpr std::size_t kAll = kTaps * kSteps;
+  typename V::B weights[kAll][kVectors];
+  typename V::I turn[kVectors];
+  Bounds<V> found[kVectors];
+  for_each_index<kVectors>([&](auto v) INTACT_INLINE {
+    turn[v] = V::load(turns + v * V::kInts);
+    for_each_index<kAll>([&](auto s) INTACT_INLINE {
+      weights[s][v] = V::load_bytes(m.panel + (s * panel_vectors + v) * 4 * V::kInts);
+    });
+  });
+  std::size_t offsets[kTaps];
+  for (std::size_t t = 0; t < kTaps; ++t) offsets[t] = m.offsets[t];
+  for (std::size_t i = 0; i < m.count; ++i, rows.skip(1)) {
+    typename V::I acc[kVectors];
+    for_each_index<kVectors>([&](auto v) INTACT_INLINE { acc[v] = V::zero(); });
+    for_each_index<kAll>([&](auto s) INTACT_INLINE {
+      const auto x = V::broadcast4(rows[0] + offsets[s / kSteps] + s % kSteps * 4);
+      for_each_index<kVectors>([&](auto v) INTACT_INLINE { acc[v] = V::dot4(acc[v], x, weights[s][v]); });
+    });
+    for_each_index<kVectors>([&](auto v) INTACT_INLINE { found[v].add(acc[v], turn[v]); });
+  }
+  for_each_index<kVectors>([&](auto v) { found[v].store(y + v * V::kInts, panel_vectors * V::kInts, turn[v]); });
+}
+
 // use(taps, steps of a tap) as constants, for the rows of `m` if they are among those that are known.
 template <class Use>
 bool with_few_steps(const intact::Multiplication& m, const Use& use) {
@@ -135,39 +217,90 @@ bool with_few_steps(const intact::Multiplication& m, const Use& use) {
          is.template operator()<1, 12>() || is.template operator()<3, 3>();
 }
 
+// of(m, column, taps, steps, vectors) for parts of the panel of at most kMost vectors, `m` being theirs.
+template <class V, std::size_t kMost, class Use>
+void in_parts(const intact::Multiplication& m, const Use& of) {
+  const std::size_t vectors = m.columns / V::kInts, times = (vectors + kMost - 1) / kMost;
+  const std::size_t at_once = (vectors + times - 1) / times;
+  for (std::size_t first = 0; first < vectors; first += at_once) {
+    intact::Multiplication part = m;
+    part.panel += 4 * first * V::kInts;
+    with_vectors<V, kMost>(least_of(at_once, vectors - first) * V::kInts,
+                           [&](auto count) { of(part, first * V::kInts, count); });
+  }
+}
+
 // Whether it was done: products of few values, without a summand, whose scales are small.
 template <class V>
 bool product_few(const intact::Multiplication& m, const intact::Bytes& b) {
   if (b.other || !b.requantize.small) return false;
   return with_few_steps(m, [&](auto taps, auto steps) {
     constexpr std::size_t kMost = least_of(V::kMostVectors, kMostKept / (taps * steps));
-    const std::size_t vectors = m.columns / V::kInts, times = (vectors + kMost - 1) / kMost;
-    const std::size_t at_once = (vectors + times - 1) / times;
-    for (std::size_t first = 0; first < vectors; first += at_once) {
-      const std::size_t column = first * V::kInts;
-      intact::Multiplication of = m;
-      of.panel += 4 * column;
+    in_parts<V, kMost>(m, [&](const intact::Multiplication& part, std::size_t column, auto count) {
+      constexpr std::size_t kVectors = count;
       intact::Requantize r = b.requantize;
       r.bias += column;
       r.scale += column;
-      with_vectors<V, kMost>(least_of(at_once, vectors - first) * V::kInts, [&](auto count) {
-        constexpr std::size_t kVectors = count;
-        const auto ends = [&](const auto& look_up) {
-          const Requantizer<V, kVectors, true> to(r);
-          const BytesEnd<V, kVectors, std::decay_t<decltype(to)>, std::decay_t<decltype(look_up)>> end{
-              to, look_up, b.y + column, b.stride, b.width - column};
-          if (m.starts) {
-            product_of_few<V, taps, steps, kVectors>(of, ScatteredRows{m.a, m.starts}, vectors, r.bias, end);
-          } else {
-            product_of_few<V, taps, steps, kVectors>(of, SpacedRows{m.a, m.stride}, vectors, r.bias, end);
-          }
-        };
-        with_look_up<V>(r, ends);
+      const Requantizer<V, kVectors, true> to(r);
+      with_look_up<V>(r, [&](const auto& look_up) {
+        const BytesEnd<V, kVectors, std::decay_t<decltype(to)>, std::decay_t<decltype(look_up)>> end{
+            to, look_up, b.y + column, b.stride, b.width - column};
+        product_of_few<V, taps, steps, kVectors>(part, m.columns / V::kInts, r.bias, end);
       });
-    }
+    });
     if (b.requantize.table && !HasTables<V>) {
       lookup<V>(b.y, m.count, b.width, b.stride, b.requantize.table);
     }
+  });
+}
+
+// The same of floats that become bytes by parameters that were found; see FoundSteps.
+template <class V>
+bool product_real_few(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
+  if (!f.bounded) return false;
+  bool possible = true;
+  const bool few = with_few_steps(m, [&](auto taps, auto steps) {
+    constexpr std::size_t kMost = least_of(V::kMostVectors, kMostKept / (taps * steps));
+    in_parts<V, kMost>(m, [&](const intact::Multiplication& part, std::size_t column, auto count) {
+      constexpr std::size_t kVectors = count;
+      intact::Finish of = f;
+      of.bias += column;
+      of.scale += column;
+      if (of.shift) of.shift += column;
+      if (of.q) of.q += column;
+      const Ending<V, kVectors> ending(of);
+      const FoundSteps<V, kVectors> found(ending, of, most_sum_of(m, f));
+      possible = possible && found.possible;
+      if (!possible) return;
+      const auto same = [](typename V::B bytes) { return bytes; };
+      NearRows near;
+      const BytesEnd<V, kVectors, std::decay_t<decltype(found)>, decltype(same)> end{
+          found, same, of.q, of.stride, width - column, &near};
+      std::int32_t bias[kVectors * V::kInts];
+      for (std::size_t v = 0; v < kVectors; ++v) V::store(bias + v * V::kInts, ending.start.bias[v]);
+      product_of_few<V, taps, steps, kVectors>(part, m.columns / V::kInts, bias, end);
+      redo_near<V>(near, Quad<V, kVectors>::kRows, m, width, f);
+    });
+  });
+  return few && possible;
+}
+
+// Registers for what is found beside the weights: four bounds, where it turns, and the sum.
+constexpr std::size_t kBoundsAtOnce = 6, kMostRegisters = 31;
+
+template <class V>
+bool product_bounds_few(const intact::Multiplication& m, const std::int32_t* turns, std::int32_t* y) {
+  if (!turns) return false;
+  return with_few_steps(m, [&](auto taps, auto steps) {
+    constexpr std::size_t kMost = least_of(V::kMostVectors, kMostRegisters / (taps * steps + kBoundsAtOnce));
+    in_parts<V, kMost>(m, [&](const intact::Multiplication& part, std::size_t column, auto count) {
+      const std::size_t vectors = m.columns / V::kInts;
+      if (m.starts) {
+        bounds_of_few<V, taps, steps, count>(part, ScatteredRows{m.a, m.starts}, vectors, turns + column, y + column);
+      } else {
+        bounds_of_few<V, taps, steps, count>(part, SpacedRows{m.a, m.stride}, vectors, turns + column, y + column);
+      }
+    });
   });
 }
 

@@ -68,7 +68,12 @@ struct Portable {
   }
 
   static I add(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
-  static I sub(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
+  // Whatever the difference, as on every processor.
+  static I sub(I a, I b) {
+    return map<I>([&](std::size_t i) {
+      return static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) - static_cast<std::uint32_t>(b.v[i]));
+    });
+  }
   static I mul(I a, I b) { return map<I>([&](std::size_t i) { return a.v[i] * b.v[i]; }); }
   static F add(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] + b.v[i]; }); }
   static F sub(F a, F b) { return map<F>([&](std::size_t i) { return a.v[i] - b.v[i]; }); }
@@ -89,12 +94,16 @@ struct Portable {
   static I max(I a, I b) {
     return map<I>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
-  // The greatest of `most` and an x that is not above t; the least of `least` and an x that is.
-  static I max_up_to(I most, I x, I t) {
-    return map<I>([&](std::size_t i) { return x.v[i] <= t.v[i] && x.v[i] > most.v[i] ? x.v[i] : most.v[i]; });
+  // Of values seen as unsigned.
+  static I min_unsigned(I a, I b) {
+    return map<I>([&](std::size_t i) {
+      return static_cast<std::uint32_t>(a.v[i]) < static_cast<std::uint32_t>(b.v[i]) ? a.v[i] : b.v[i];
+    });
   }
-  static I min_beyond(I least, I x, I t) {
-    return map<I>([&](std::size_t i) { return x.v[i] > t.v[i] && x.v[i] < least.v[i] ? x.v[i] : least.v[i]; });
+  static I max_unsigned(I a, I b) {
+    return map<I>([&](std::size_t i) {
+      return static_cast<std::uint32_t>(a.v[i]) > static_cast<std::uint32_t>(b.v[i]) ? a.v[i] : b.v[i];
+    });
   }
   static B max_u8(B a, B b) {
     return map<B>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });

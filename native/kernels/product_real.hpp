@@ -54,6 +54,138 @@ struct Ending {
   }
 };
 
+// The way of sums to bytes whose scale and zero point were found by the extremes of their floats: by one
+// product, which is near what the float divided by the scale is. What lies near a half has to be done again by
+// way of the float. For what ends without a function, or in a clamp.
+template <class V, std::size_t kVectors>
+struct FoundSteps {
+  using Q = Quad<V, kVectors>;
+  const Ending<V, kVectors>& ending;
+  typename V::F factor[kVectors], offset[kVectors], near_half;
+  typename V::B low, high;
+  std::int32_t zero_point;
+  bool possible = false;
+
+  // No sum with its bias is greater than most_sum.
+  FoundSteps(const Ending<V, kVectors>& of, const intact::Finish& f, float most_sum) : ending(of) {
+    if (!f.q || !f.bounded || f.other) return;
+    // Six roundings of at most 256 + |offset|: of the factor, the offset and their sum with the product, and
+    // of the float by way of its product and sum, whose quotient is rounded too.
+    constexpr float kRounding = 0x1p-24f, kMostOffset = 0x1p14f, kMostSteps = 0x1p30f;
+    auto most_offset = V::broadcast(0.0f), most_steps = most_offset;
+    const auto scale = V::broadcast(f.q_scale);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      factor[v] = V::div(ending.scale[v], scale);
+      offset[v] = V::div(ending.shift[v], scale);
+      most_offset = V::max(most_offset, V::abs(offset[v]));
+      most_steps = V::max(most_steps, V::mul(V::abs(factor[v]), V::broadcast(most_sum)));
+    }
+    const float greatest = V::greatest(most_offset);
+    if (!(greatest < kMostOffset) || !(V::greatest(most_steps) < kMostSteps)) return;
+    near_half = V::broadcast(0.5f - 6 * (256 + greatest) * kRounding);
+    zero_point = f.q_zero_point;
+    float least, most;
+    clamp_of(f, least, most);
+    low = byte(least / f.q_scale);
+    high = byte(most / f.q_scale);
+    possible = true;
+  }
+  typename V::B byte(float steps) const {
+    const float least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
+    const float whole = __builtin_nearbyintf(steps < least ? least : steps > most ? most : steps);
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(whole) + zero_point));
+  }
+
+  struct State {
+    typename V::F steps[4];
+    typename V::I whole[4];
+    typename V::B bytes;
+    bool near;
+  };
+  static constexpr std::size_t kStages = 5, kRounded = 2;
+  // See Requantizer. After stage kRounded it is known whether some lie near a half.
+  template <std::size_t kStage, class Sum>
+  [[gnu::always_inline]] void stage(State& state, std::size_t i, const Sum& sum) const {
+    const auto of_four = [&](const auto& use) INTACT_INLINE { for_each_index<4>(use); };
+    if constexpr (kStage == 0) {
+      of_four([&](auto v) INTACT_INLINE { state.steps[v] = V::to_float(sum(i + Q::row(v), Q::vector(v))); });
+    } else if constexpr (kStage == 1) {
+      of_four([&](auto v) INTACT_INLINE {
+        state.steps[v] = V::fma(state.steps[v], factor[Q::vector(v)], offset[Q::vector(v)]);
+      });
+    } else if constexpr (kStage == kRounded) {
+      auto most = V::broadcast(0.0f);
+      of_four([&](auto v) INTACT_INLINE {
+        most = V::greater_fraction(most, state.steps[v]);
+        state.whole[v] = V::round(state.steps[v]);
+      });
+      state.near = V::any_greater(most, near_half);
+    } else if constexpr (kStage == 3) {
+      state.bytes = V::narrow(state.whole, zero_point);
+    } else {
+      state.bytes = V::min_u8(V::max_u8(V::in_order(state.bytes), low), high);
+    }
+  }
+  // The same whole numbers by way of the float.
+  template <class Sum>
+  [[gnu::always_inline]] void exactly(State& state, std::size_t i, const Sum& sum) const {
+    typename V::I sums[4];
+    for_each_index<4>([&](auto v) INTACT_INLINE { sums[v] = sum(i + Q::row(v), Q::vector(v)); });
+    round_floats(sums, state.whole);
+  }
+  [[gnu::noinline]] void round_floats(const typename V::I (&sums)[4], typename V::I (&whole)[4]) const {
+    typename V::F x[4];
+    for_each_index<4>([&](auto v) { x[v] = ending.value(sums[v], Q::vector(v), nullptr, V::kInts); });
+    const auto& q = ending.quantizer;
+    divide_round4<V, true>(x, q.scale, q.reciprocal, q.low, q.high, whole);
+  }
+};
+
+// What no magnitude of a sum exceeds, its bias included, which is the zero point times the sum of weights
+// where an image has parameters.
+inline float most_sum_of(const intact::Multiplication& m, const intact::Finish& f) {
+  constexpr float kMostProduct = 255.0f * 128.0f, kMostInt = 0x1p31f;
+  return f.scales ? 2 * static_cast<float>(m.taps * m.k) * kMostProduct : kMostInt;
+}
+
+// Fetches what rows [row, end) will read and write, while their sums come to be.
+template <class V>
+[[gnu::noinline]] void fetch_rows(const intact::Finish& f, std::size_t row, std::size_t end, std::size_t width) {
+  if constexpr (requires { V::prefetch_l1(f.y); }) {
+    constexpr std::size_t kLine = 64 / sizeof(float);
+    for (; row < end; ++row) {
+      for (std::size_t c = 0; c < width; c += kLine) {
+        V::prefetch_l1(f.other + row * f.stride + c);
+      }
+    }
+  }
+}
+
+template <class V, std::size_t kVectors>
+void product_found(const intact::Multiplication& m, std::size_t width, const intact::Finish& f,
+                   const FoundSteps<V, kVectors>& found) {
+  using Q = Quad<V, kVectors>;
+  gemm_whole<V, kVectors>(m, found.ending.start, [&]<std::size_t kRows>(
+                                 std::size_t row, const typename V::I (&acc)[kRows][kVectors])
+                                 INTACT_INLINE {
+    const auto& to = in_memory(found);
+    const std::size_t last = least_of(kRows, m.count - row) - 1;
+    for_each_index<(kRows + Q::kRows - 1) / Q::kRows>([&](auto quad) INTACT_INLINE {
+      constexpr std::size_t i = quad * Q::kRows;
+      if (i > last) return;
+      typename FoundSteps<V, kVectors>::State state;
+      const auto sum = [&](std::size_t of, std::size_t v) INTACT_INLINE { return acc[least_of(of, kRows - 1)][v]; };
+      for_each_index<FoundSteps<V, kVectors>::kStages>([&](auto stage) INTACT_INLINE {
+        to.template stage<stage>(state, i, sum);
+        if constexpr (stage == FoundSteps<V, kVectors>::kRounded) {
+          if (__builtin_expect(state.near, 0)) to.exactly(state, i, sum);
+        }
+      });
+      Q::store(f.q + row * f.stride, f.stride, i, last, width, state.bytes);
+    });
+  });
+}
+
 template <class V, std::size_t kVectors>
 void product_ending(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
   using Q = Quad<V, kVectors>;
@@ -66,6 +198,7 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
                                  std::size_t row, const typename V::I (&acc)[kRows][kVectors])
                                  INTACT_INLINE {
     const auto& e = in_memory(ending);
+    if (f.far && f.other) fetch_rows<V>(f, row + kRows, least_of(m.count, row + 2 * kRows), width);
     const std::size_t last = least_of(kRows, m.count - row) - 1;
     if (f.q) {
       for_each_index<(kRows + Q::kRows - 1) / Q::kRows>([&](auto quad) INTACT_INLINE {
@@ -106,8 +239,17 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
 }
 
 template <class V>
+void product_floats(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
+  with_vectors<V>(m.columns, [&](auto vectors) { product_ending<V, vectors>(m, width, f); });
+}
+
+template <class V>
 void product_real(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
+  if (!f.bounded) return product_floats<V>(m, width, f);
   with_vectors<V>(m.columns, [&](auto vectors) {
+    const Ending<V, vectors> ending(f);
+    const FoundSteps<V, vectors> found(ending, f, most_sum_of(m, f));
+    if (found.possible) return product_found(m, width, f, found);
     product_ending<V, vectors>(m, width, f);
   });
 }

@@ -24,7 +24,8 @@ inline Finish finish_of(const Context& context, const Output& output, const Regi
           .q_scale = real.scale,
           .q_zero_point = real.zero_point,
           .stride = stride,
-          .extremes = nullptr};
+          .extremes = nullptr,
+          .far = y.bytes > kFarBytes};
 }
 
 }  // namespace intact

@@ -14,6 +14,8 @@
 
 namespace intact {
 
+constexpr std::size_t kFarBytes = 1024 * 1024;  // of a tensor that a core does not hold beside its other work
+
 // What becomes of the uint8 result before it leaves the cache.
 struct Tail {
   std::vector<std::uint8_t> table;  // 256 entries, or none

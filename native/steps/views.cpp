@@ -34,6 +34,7 @@ class AttentionStep final : public Step {
     a_.v_stride = v.strides[2];
     a_.y_stride = y.strides[2];
     a_.mask_stride = mask ? mask->strides[2] : 0;
+    a_.far = q.region.bytes > kFarBytes;
     times(times(queries, keys), times(width, v_width));
     if (quantized_) {
       program.check(quantized_->y);
