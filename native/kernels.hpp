@@ -179,7 +179,8 @@ struct Depthwise {
   std::size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   std::uint8_t x_zero_point;
   const std::int8_t* weights;  // packed by `pack_depthwise`
-  Requantize output;           // bias and scale in the order of `depthwise_order`
+  Requantize output;           // bias and scale in the order of `depthwise_order`, those of floats too
+  const float* shift;          // of floats, in that order, or null
 };
 
 // One row of the table of kernels: what an instruction set brings. Strides are in elements.

@@ -24,6 +24,12 @@ struct Bounds {
     below = V::min_unsigned(below, distance);
     above = V::max_unsigned(above, distance);
   }
+  void join(const Bounds& other) {
+    least = V::min(least, other.least);
+    most = V::max(most, other.most);
+    below = V::min_unsigned(below, other.below);
+    above = V::max_unsigned(above, other.above);
+  }
   // Rows 0 and 1 at y, `stride` apart.
   void store(std::int32_t* y, std::size_t stride) const {
     V::store(y, least);

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "depthwise_found.hpp"
 #include "depthwise_rolling.hpp"
 #include "finish.hpp"
 
@@ -178,36 +179,49 @@ void depthwise_shared(const intact::Depthwise& d, const std::uint8_t* x, std::pt
 }
 
 // Lines of bytes: each quarter is finished as far as it can be, and waits in memory for the others.
-template <class V, bool kSmall, std::size_t kWidth, std::size_t kGroups>
+template <class V, std::size_t kWidth, std::size_t kGroups, class Steps>
 void shared_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
-                  std::size_t channel, std::size_t n, const typename V::I (&bias)[4],
-                  const typename V::F (&scale)[4], std::uint8_t* y, std::uint8_t* scratch) {
-  const ByteBounds<V> bounds(d.output);
+                  std::size_t channel, std::size_t n, const Steps& to, std::uint8_t* y, std::uint8_t* scratch) {
   std::uint8_t* waiting = behind_columns<V, kGroups>(d, scratch);
-  const std::size_t channels = d.channels, line_bytes = d.out_width * V::kBytes;
+  const std::size_t channels = d.channels, outputs = d.out_width, line_bytes = outputs * V::kBytes;
   depthwise_quarters<V, kWidth, kGroups>(
-      d, x, top, lines, channel, n, bias, scratch, [&](auto i, std::size_t line, const auto& each) INTACT_INLINE {
-        const typename V::F factor = scale[i];
+      d, x, top, lines, channel, n, to.bias, scratch, [&](auto i, std::size_t line, const auto& each) INTACT_INLINE {
+        const auto end = to.of_vector(i);
+        const std::size_t first = line * outputs;
         std::uint8_t* steps = waiting + 2 * line * line_bytes;
         std::uint8_t* words = steps + line_bytes;
-        std::uint8_t* to = y + line * d.out_width * channels + channel;
+        std::uint8_t* bytes = y + line * outputs * channels + channel;
         each([=](std::size_t o, typename V::I acc) INTACT_INLINE {
-          auto product = V::mul(V::to_float(acc), factor);
-          if constexpr (!kSmall) product = V::min(product, bounds.most);
-          const typename V::I step = V::round(product);
+          const typename V::I step = end.whole(acc, first + o);
           if constexpr (i % 2 == 0) {
             V::store_bytes(steps + o * V::kBytes, step);
           } else {
-            const auto pair = V::narrow_half({V::load_bytes(steps + o * V::kBytes), step}, bounds.zero_point);
+            const auto pair = V::narrow_half({V::load_bytes(steps + o * V::kBytes), step}, end.zero_point);
             if constexpr (i == 1) {
               V::store_bytes(words + o * V::kBytes, pair);
             } else {
               const auto before = V::load_bytes(words + o * V::kBytes);
-              V::store_bytes(to + o * channels, bounds.template clamp<kSmall>(V::bytes_of_words(before, pair)), n);
+              V::store_bytes(bytes + o * channels, end.clamp(V::bytes_of_words(before, pair)), n);
             }
           }
         });
       });
+}
+
+// Bytes of a step of channels, as `to` says, where registers are many; whether it was done.
+template <class V, class Steps>
+bool step_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                std::size_t channel, std::size_t n, const Steps& to, std::uint8_t* y, std::uint8_t* scratch) {
+  if (rolls<V>(d)) {
+    rolling_step<V>(d, x, top, lines, channel, n, to, y, scratch);
+  } else if (shares<5, 2>(d)) {
+    shared_bytes<V, 5, 2>(d, x, top, lines, channel, n, to, y, scratch);
+  } else if (shares<7, 2>(d)) {
+    shared_bytes<V, 7, 2>(d, x, top, lines, channel, n, to, y, scratch);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 // `lines` lines of the output, at most `depthwise_lines`: use(line, output, acc).
@@ -243,28 +257,19 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
   const intact::Requantize r = d.output;
   for (std::size_t channel = first; channel < last; channel += V::kBytes) {
     const std::size_t n = last - channel < V::kBytes ? last - channel : V::kBytes;
+    if constexpr (kManyRegisters<V>) {
+      const FixedSteps<V, kSmall> to(r, [&](const auto* values, std::size_t i) {
+        return V::load(values + channel + i * V::kInts);
+      });
+      if (step_bytes<V>(d, x, top, lines, channel, n, to, y, scratch)) continue;
+    }
     typename V::I bias[4];
     typename V::F scale[4];
     for (std::size_t i = 0; i < 4; ++i) {
       bias[i] = V::load(r.bias + channel + i * V::kInts);
       scale[i] = V::load(r.scale + channel + i * V::kInts);
     }
-    if constexpr (kManyRegisters<V>) {
-      const auto as = [&](const auto& of) { of(d, x, top, lines, channel, n, bias, scale, y, scratch); };
-      if (rolls<V>(d)) {
-        as(rolling_step<V, kSmall>);
-        continue;
-      }
-      if (shares<5, 2>(d)) {
-        as(shared_bytes<V, kSmall, 5, 2>);
-        continue;
-      }
-      if (shares<7, 2>(d)) {
-        as(shared_bytes<V, kSmall, 7, 2>);
-        continue;
-      }
-    }
-    const auto low = V::broadcast_byte(lowest_byte(r)), high = V::broadcast_byte(highest_byte(r));
+    const auto low = V::broadcast_byte(byte_of(r.low, r)), high = V::broadcast_byte(byte_of(r.high, r));
     const auto most = V::broadcast(r.high);
     const auto finish = [&](std::size_t o, const typename V::I (&acc)[4]) INTACT_INLINE {
       typename V::I steps[4];
@@ -285,20 +290,71 @@ void depthwise_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptr
   }
 }
 
-template <class V>
-void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
-               std::size_t lines, std::uint8_t* y, std::uint8_t* scratch) {
+template <class V, bool kSmall>
+void depthwise_whole(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+                     std::size_t lines, std::uint8_t* y, std::uint8_t* scratch) {
   if (rolls<V>(d)) fill_padding(d, top, lines, scratch);
   if constexpr (kPairs<V>) {
     if (rolls_in_pairs<V>(d)) {
-      const auto of = d.output.small ? rolling_pairs<V, true> : rolling_pairs<V, false>;
-      return of(d, x, top, lines, y, scratch);
+      const FixedSteps<V, kSmall> to(d.output, [](const auto* values, std::size_t i) {
+        return V::load_twice(values + i * V::kInts / 2);
+      });
+      return rolling_pairs<V>(d, x, top, lines, to, y, scratch);
     }
   }
   with_lanes<V>(d.channels, [&](auto v, std::size_t first, std::size_t last) {
-    using W = decltype(v);
-    const auto of = d.output.small ? depthwise_bytes<W, true> : depthwise_bytes<W, false>;
-    of(d, x, top, lines, first, last, y, scratch);
+    depthwise_bytes<decltype(v), kSmall>(d, x, top, lines, first, last, y, scratch);
+  });
+}
+
+template <class V>
+void depthwise(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
+               std::size_t lines, std::uint8_t* y, std::uint8_t* scratch) {
+  const auto of = d.output.small ? depthwise_whole<V, true> : depthwise_whole<V, false>;
+  of(d, x, top, lines, y, scratch);
+}
+
+// The bounds of kCount vectors of sums, which each(add) gives one output after another.
+template <class V, std::size_t kCount, class Each>
+void find_bounds(bool turns, const typename V::I (&turn)[kCount], Bounds<V>* found, const Each& each) {
+  Bounds<V> here[kCount];
+  if (turns) {
+    each([&](const typename V::I (&sums)[kCount]) INTACT_INLINE {
+      for_each_index<kCount>([&](auto i) INTACT_INLINE { here[i].add(sums[i], turn[i]); });
+    });
+  } else {
+    each([&](const typename V::I (&sums)[kCount]) INTACT_INLINE {
+      for_each_index<kCount>([&](auto i) INTACT_INLINE { here[i].add(sums[i]); });
+    });
+  }
+  for (std::size_t i = 0; i < kCount; ++i) found[i] = here[i];
+}
+
+template <class V, std::size_t kWidth, std::size_t kGroups>
+void shared_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                   std::size_t channel, std::size_t n, bool turns, const typename V::I (&turn)[4],
+                   Bounds<V> (&found)[4], std::uint8_t* scratch) {
+  const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  depthwise_quarters<V, kWidth, kGroups>(
+      d, x, top, lines, channel, n, nothing, scratch, [&](auto i, std::size_t, const auto& each) INTACT_INLINE {
+        Bounds<V> of_line;
+        find_bounds<V, 1>(turns, {turn[i]}, &of_line, [&](const auto& add) INTACT_INLINE {
+          each([&](std::size_t, typename V::I acc) INTACT_INLINE { add({acc}); });
+        });
+        found[i].join(of_line);
+      });
+}
+
+template <class V>
+void gathered_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                     std::size_t channel, std::size_t n, bool turns, const typename V::I (&turn)[4],
+                     Bounds<V> (&found)[4], std::uint8_t* scratch) {
+  const typename V::I nothing[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  find_bounds<V, 4>(turns, turn, found, [&](const auto& add) {
+    for (std::size_t line = 0; line < lines; ++line) {
+      depthwise_line<V>(d, x, top + static_cast<std::ptrdiff_t>(line * d.stride_h), channel, n, nothing, scratch,
+                        [&](std::size_t, const auto& acc) INTACT_INLINE { add(acc); });
+    }
   });
 }
 
@@ -310,7 +366,6 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
   if (rolls<V>(d)) fill_padding(d, top, lines, scratch);
   with_lanes<V>(d.channels, [&](auto lanes, std::size_t first, std::size_t last) {
     using W = decltype(lanes);
-    const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
     for (std::size_t channel = first; channel < last; channel += W::kBytes) {
       const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
       Bounds<W> found[4];
@@ -318,16 +373,20 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
       for (std::size_t i = 0; i < 4; ++i) {
         turn[i] = turns ? W::load(turns + channel + i * W::kInts) : W::zero();
       }
-      const auto step = [&](const auto& add) {
-        depthwise_step<W>(d, x, top, lines, channel, n, nothing, scratch,
-                          [&](std::size_t, std::size_t, const typename W::I (&acc)[4]) INTACT_INLINE {
-                            for (std::size_t i = 0; i < 4; ++i) add(found[i], acc[i], i);
-                          });
-      };
-      if (turns) {
-        step([&](Bounds<W>& of, typename W::I sum, std::size_t i) INTACT_INLINE { of.add(sum, turn[i]); });
+      if constexpr (kManyRegisters<W>) {
+        if (rolls<W>(d)) {
+          rolling_bounds<W>(d, x, top, lines, channel, scratch, [&](auto half, const auto& each) {
+            find_bounds<W, 2>(turns, {turn[2 * half], turn[2 * half + 1]}, &found[2 * half], each);
+          });
+        } else if (shares<5, 2>(d)) {
+          shared_bounds<W, 5, 2>(d, x, top, lines, channel, n, turns, turn, found, scratch);
+        } else if (shares<7, 2>(d)) {
+          shared_bounds<W, 7, 2>(d, x, top, lines, channel, n, turns, turn, found, scratch);
+        } else {
+          gathered_bounds<W>(d, x, top, lines, channel, n, turns, turn, found, scratch);
+        }
       } else {
-        step([](Bounds<W>& of, typename W::I sum, std::size_t) INTACT_INLINE { of.add(sum); });
+        gathered_bounds<W>(d, x, top, lines, channel, n, turns, turn, found, scratch);
       }
       // In the order of the channels, row by row.
       std::int32_t rows[4][W::kBytes];
@@ -345,6 +404,17 @@ void depthwise_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::pt
   });
 }
 
+// Whether it was done: bytes whose parameters were found, by one product.
+template <class V>
+bool found_bytes(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                 std::size_t channel, std::size_t n, const intact::Finish& f, std::uint8_t* scratch) {
+  if (!f.q || !f.bounded || f.other || !intact::ends_in_registers(f.function, false)) return false;
+  NearSums<V> near;
+  const FoundOfStep<V> to(d, f, channel, near);
+  return to.possible && step_bytes<V>(d, x, top, lines, channel, n, to, f.q, scratch) &&
+         to.redo(f, n, d.channels, f.q + channel);
+}
+
 // Sums in the order of the channels, finished a few lines at a time while they are in the cache.
 template <class V>
 void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top,
@@ -356,6 +426,9 @@ void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
     const typename W::I nothing[4] = {W::zero(), W::zero(), W::zero(), W::zero()};
     for (std::size_t channel = first; channel < last; channel += W::kBytes) {
       const std::size_t n = last - channel < W::kBytes ? last - channel : W::kBytes;
+      if constexpr (kManyRegisters<W>) {
+        if (found_bytes<W>(d, x, top, lines, channel, n, f, scratch)) continue;
+      }
       depthwise_step<W>(d, x, top, lines, channel, n, nothing, scratch,
                         [&](std::size_t line, std::size_t o, const typename W::I (&acc)[4]) INTACT_INLINE {
                           typename W::I ordered[4];

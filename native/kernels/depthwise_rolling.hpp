@@ -23,25 +23,57 @@ bool rolls(const intact::Depthwise& d) {
 inline std::uint8_t byte_of(float bound, const intact::Requantize& r) {
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + r.zero_point);
 }
-inline std::uint8_t lowest_byte(const intact::Requantize& r) { return byte_of(r.low, r); }
-inline std::uint8_t highest_byte(const intact::Requantize& r) { return byte_of(r.high, r); }
 
-// What bytes are clamped to, and the zero point that 16 bits get.
-template <class V>
-struct ByteBounds {
+// From sums of a step of channels, in the order of depthwise_order, to whole steps, 16 bits and bytes. kSmall: no
+// scale reaches 1; see Requantizer.
+template <class V, bool kSmall>
+struct FixedSteps {
+  typename V::I bias[4];
+  typename V::F scale[4], most;
   typename V::B low, high, zero_point;
-  typename V::F most;
 
-  explicit ByteBounds(const intact::Requantize& r)
-      : low(V::broadcast_byte(lowest_byte(r))), high(V::broadcast_byte(highest_byte(r))),
-        zero_point(V::broadcast_words(r.zero_point)), most(V::broadcast(r.high)) {}
-  // kSmall: otherwise `most` was the bound before.
-  template <bool kSmall>
+  // of(values): four vectors of what is given per channel.
+  template <class Load>
+  FixedSteps(const intact::Requantize& r, const Load& load)
+      : most(V::broadcast(r.high)), low(V::broadcast_byte(byte_of(r.low, r))),
+        high(V::broadcast_byte(byte_of(r.high, r))), zero_point(V::broadcast_words(r.zero_point)) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      bias[i] = load(r.bias, i);
+      scale[i] = load(r.scale, i);
+    }
+  }
+  // Vectors kFirst on of output number `at`.
+  template <std::size_t kFirst, std::size_t kCount>
+  [[gnu::always_inline]] void whole(const typename V::I (&sums)[kCount], std::size_t,
+                                    typename V::I (&steps)[kCount]) const {
+    for_each_index<kCount>([&](auto i) INTACT_INLINE {
+      auto product = V::mul(V::to_float(sums[i]), scale[kFirst + i]);
+      if constexpr (!kSmall) product = V::min(product, most);
+      steps[i] = V::round(product);
+    });
+  }
   [[gnu::always_inline]] typename V::B clamp(typename V::B bytes) const {
     bytes = V::max_u8(bytes, low);
     if constexpr (kSmall) bytes = V::min_u8(bytes, high);
     return bytes;
   }
+  // One of the vectors, with what that needs alone.
+  struct OfVector {
+    typename V::F scale, most;
+    typename V::B low, high, zero_point;
+
+    [[gnu::always_inline]] typename V::I whole(typename V::I sum, std::size_t) const {
+      auto product = V::mul(V::to_float(sum), scale);
+      if constexpr (!kSmall) product = V::min(product, most);
+      return V::round(product);
+    }
+    [[gnu::always_inline]] typename V::B clamp(typename V::B bytes) const {
+      bytes = V::max_u8(bytes, low);
+      if constexpr (kSmall) bytes = V::min_u8(bytes, high);
+      return bytes;
+    }
+  };
+  OfVector of_vector(std::size_t i) const { return {scale[i], most, low, high, zero_point}; }
 };
 
 // Calls use(lines, stride) with constants.
@@ -252,24 +284,18 @@ template <class V, std::size_t kLines, std::size_t kStep, std::size_t kHalf, cla
 
 // Lines of bytes, `width` of them a line from y on: the 16-bit steps of one half of the channels wait in
 // memory for those of the other.
-template <class V, bool kSmall, std::size_t kLines, std::size_t kStep, class Source>
-void rolling_bytes(const Source& source, const intact::Depthwise& d, const typename V::I (&bias)[4],
-                   const typename V::F (&scale)[4], std::size_t n, std::size_t width, std::uint8_t* y,
-                   std::size_t y_step, std::uint8_t* waiting) {
-  const ByteBounds<V> bounds(d.output);
+template <class V, std::size_t kLines, std::size_t kStep, class Source, class Steps>
+void rolling_bytes(const Source& source, std::size_t pad_left, Steps to, std::size_t n, std::size_t width,
+                   std::uint8_t* y, std::size_t y_step, std::uint8_t* waiting) {
+  const std::size_t outputs = source.outputs;
   const auto half = [&](auto of, const auto& store) INTACT_INLINE {
     constexpr std::size_t kHalf = of;
-    const typename V::I start[2] = {bias[2 * kHalf], bias[2 * kHalf + 1]};
-    const typename V::F factor[2] = {scale[2 * kHalf], scale[2 * kHalf + 1]};
+    const typename V::I start[2] = {to.bias[2 * kHalf], to.bias[2 * kHalf + 1]};
     depthwise_half<V, kLines, kStep, kHalf>(
-        source, d.pad_left, start, [&](std::size_t line, std::size_t o, const typename V::I (&acc)[2]) INTACT_INLINE {
+        source, pad_left, start, [&](std::size_t line, std::size_t o, const typename V::I (&acc)[2]) INTACT_INLINE {
           typename V::I steps[2];
-          for_each_index<2>([&](auto i) INTACT_INLINE {
-            auto product = V::mul(V::to_float(acc[i]), factor[i]);
-            if constexpr (!kSmall) product = V::min(product, bounds.most);
-            steps[i] = V::round(product);
-          });
-          store(line, o, V::narrow_half(steps, bounds.zero_point));
+          to.template whole<2 * kHalf>(acc, line * outputs + o, steps);
+          store(line, o, V::narrow_half(steps, to.zero_point));
         });
   };
   half(std::integral_constant<std::size_t, 0>(),
@@ -277,19 +303,17 @@ void rolling_bytes(const Source& source, const intact::Depthwise& d, const typen
          V::store_bytes(waiting + (o * kLines + line) * V::kBytes, words);
        });
   half(std::integral_constant<std::size_t, 1>(),
-       [=](std::size_t line, std::size_t o, typename V::B words) INTACT_INLINE {
+       [&](std::size_t line, std::size_t o, typename V::B words) INTACT_INLINE {
          const auto before = V::load_bytes(waiting + (o * kLines + line) * V::kBytes);
-         const auto bytes = bounds.template clamp<kSmall>(V::bytes_of_words(before, words));
-         V::store_bytes(y + line * width + o * y_step, bytes, least_of(n, width - o * y_step));
+         V::store_bytes(y + line * width + o * y_step, to.clamp(V::bytes_of_words(before, words)),
+                        least_of(n, width - o * y_step));
        });
 }
 
 // A line of bytes, all of a step's channels at once: without the weights of a second one registers suffice.
-template <class V, bool kSmall, std::size_t kStride>
-void rolling_line(const Pixels<V>& pixels, const intact::Depthwise& d, const typename V::I (&bias)[4],
-                  const typename V::F (&scale)[4], std::size_t n, std::uint8_t* y) {
+template <class V, std::size_t kStride, class Steps>
+void rolling_line(const Pixels<V>& pixels, std::size_t pad_left, const Steps& to, std::size_t n, std::uint8_t* y) {
   using Column = typename V::B[4];
-  const ByteBounds<V> bounds(d.output);
   typename V::B weights[3][4];
   for_each_index<12>([&](auto n) INTACT_INLINE { weights[n / 4][n % 4] = pixels.weight(n / 4, n % 4); });
   const auto next = [&](Column& column, std::ptrdiff_t where) INTACT_INLINE {
@@ -298,36 +322,49 @@ void rolling_line(const Pixels<V>& pixels, const intact::Depthwise& d, const typ
     V::interleave(t, column);
   };
   const std::size_t step = pixels.step;
-  roll<Column, kStride>(d.pad_left, pixels.outputs, next, [&](std::size_t o, const Column& a, const Column& b,
-                                                              const Column& c) INTACT_INLINE {
+  roll<Column, kStride>(pad_left, pixels.outputs, next, [&](std::size_t o, const Column& a, const Column& b,
+                                                            const Column& c) INTACT_INLINE {
+    const auto& end = in_memory(to);
     typename V::I acc[4], steps[4];
-    for_each_index<4>([&](auto i) INTACT_INLINE { acc[i] = V::dot4(in_memory(bias)[i], a[i], weights[0][i]); });
+    for_each_index<4>([&](auto i) INTACT_INLINE { acc[i] = V::dot4(end.bias[i], a[i], weights[0][i]); });
     for_each_index<4>([&](auto i) INTACT_INLINE { acc[i] = V::dot4(acc[i], b[i], weights[1][i]); });
     for_each_index<4>([&](auto i) INTACT_INLINE { acc[i] = V::dot4(acc[i], c[i], weights[2][i]); });
-    for_each_index<4>([&](auto i) INTACT_INLINE {
-      auto product = V::mul(V::to_float(acc[i]), in_memory(scale)[i]);
-      if constexpr (!kSmall) product = V::min(product, bounds.most);
-      steps[i] = V::round(product);
-    });
-    const auto first = V::narrow_half({steps[0], steps[1]}, bounds.zero_point);
-    const auto second = V::narrow_half({steps[2], steps[3]}, bounds.zero_point);
-    V::store_bytes(y + o * step, bounds.template clamp<kSmall>(V::bytes_of_words(first, second)), n);
+    end.template whole<0>(acc, o, steps);
+    const auto first = V::narrow_half({steps[0], steps[1]}, end.zero_point);
+    const auto second = V::narrow_half({steps[2], steps[3]}, end.zero_point);
+    V::store_bytes(y + o * step, end.clamp(V::bytes_of_words(first, second)), n);
   });
 }
 
 // A step of channels; scratch begins with what `fill_padding` filled.
-template <class V, bool kSmall>
+template <class V, class Steps>
 void rolling_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
-                  std::size_t channel, std::size_t n, const typename V::I (&bias)[4],
-                  const typename V::F (&scale)[4], std::uint8_t* y, std::uint8_t* scratch) {
+                  std::size_t channel, std::size_t n, const Steps& to, std::uint8_t* y, std::uint8_t* scratch) {
   const Pixels<V> pixels(d, FourRows(d, x, top, lines, channel, scratch), channel);
   with_rolling(d, lines, [&](auto of, auto stride) {
     if constexpr (of == 1) {
-      rolling_line<V, kSmall, stride>(pixels, d, bias, scale, n, y + channel);
+      rolling_line<V, stride>(pixels, d.pad_left, to, n, y + channel);
     } else {
-      rolling_bytes<V, kSmall, of, stride>(pixels, d, bias, scale, n, d.out_width * d.channels, y + channel,
-                                           d.channels, scratch + padding_bytes(d));
+      rolling_bytes<V, of, stride>(pixels, d.pad_left, to, n, d.out_width * d.channels, y + channel, d.channels,
+                                   scratch + padding_bytes(d));
     }
+  });
+}
+
+// The bounds of a step's sums: `found` gets add(i, sum) of vector i.
+template <class V, class Found>
+void rolling_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
+                    std::size_t channel, const std::uint8_t* padding, const Found& found) {
+  const Pixels<V> pixels(d, FourRows(d, x, top, lines, channel, padding), channel);
+  with_rolling(d, lines, [&](auto of, auto stride) {
+    for_each_index<2>([&](auto half) {
+      const typename V::I nothing[2] = {V::zero(), V::zero()};
+      found(half, [&](const auto& add) INTACT_INLINE {
+        depthwise_half<V, of, stride, half>(
+            pixels, d.pad_left, nothing,
+            [&](std::size_t, std::size_t, const typename V::I (&acc)[2]) INTACT_INLINE { add(acc); });
+      });
+    });
   });
 }
 
@@ -340,19 +377,14 @@ bool rolls_in_pairs(const intact::Depthwise& d) {
   return kPairs<V> && rolls<V>(d) && d.stride_w == 1 && d.channels == V::kBytes / 2;
 }
 
-template <class V, bool kSmall>
+// to: of both halves of a vector.
+template <class V, class Steps>
 void rolling_pairs(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
-                   std::uint8_t* y, std::uint8_t* scratch) {
+                   const Steps& to, std::uint8_t* y, std::uint8_t* scratch) {
   const PairsOfPixels<V> pairs(d, FourRows(d, x, top, lines, 0, scratch));
-  typename V::I bias[4];
-  typename V::F scale[4];
-  for (std::size_t i = 0; i < 4; ++i) {
-    bias[i] = V::load_twice(d.output.bias + i * V::kInts / 2);
-    scale[i] = V::load_twice(d.output.scale + i * V::kInts / 2);
-  }
   const auto of_lines = [&](auto of) {
-    rolling_bytes<V, kSmall, of, 2>(pairs, d, bias, scale, V::kBytes, d.out_width * d.channels, y, V::kBytes,
-                                    scratch + padding_bytes(d));
+    rolling_bytes<V, of, 2>(pairs, d.pad_left, to, V::kBytes, d.out_width * d.channels, y, V::kBytes,
+                            scratch + padding_bytes(d));
   };
   if (lines == 2) return of_lines(std::integral_constant<std::size_t, 2>());
   of_lines(std::integral_constant<std::size_t, 1>());

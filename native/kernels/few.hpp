@@ -13,38 +13,26 @@ namespace {
 // Weights that leave enough of the 32 registers to a row's sums and to their end.
 constexpr std::size_t kMostKept = 24;
 
-// Rows from which on some lie near a half, as many as a quad has.
-struct NearRows {
+// Quads of sums of which some lie near a half, to be done again.
+template <class V>
+struct NearQuads {
   static constexpr std::size_t kMost = 64;
-  std::size_t count = 0, rows[kMost];
+  std::size_t count = 0;
+  struct At {
+    std::size_t row, last;
+  } at[kMost];
+  alignas(64) std::int32_t sums[kMost][4][V::kInts];
 
-  [[gnu::always_inline]] void note(std::size_t row) {
-    if (count < kMost) rows[count] = row;
+  // sum(vector): of the quad's four.
+  template <class Sum>
+  [[gnu::always_inline]] void note(std::size_t row, std::size_t last, const Sum& sum) {
+    if (count < kMost) {
+      at[count] = {row, last};
+      for_each_index<4>([&](auto v) INTACT_INLINE { V::store(sums[count][v], sum(v)); });
+    }
     ++count;
   }
-  // redo(row, count) for those, or for all of `all` if they are too many.
-  template <class Redo>
-  void each(std::size_t all, std::size_t of_quad, const Redo& redo) const {
-    if (count > kMost) return redo(std::size_t{0}, all);
-    for (std::size_t i = 0; i < count; ++i) redo(rows[i], least_of(of_quad, all - rows[i]));
-  }
 };
-
-// Those rows once more, by way of floats.
-template <class V>
-void redo_near(const NearRows& near, std::size_t of_quad, const intact::Multiplication& m, std::size_t width,
-               const intact::Finish& f) {
-  near.each(m.count, of_quad, [&](std::size_t row, std::size_t count) {
-    intact::Multiplication again = m;
-    again.count = count;
-    again.a += row * m.stride;
-    if (m.starts) again.starts += row;
-    again.next_bytes = 0;
-    intact::Finish of = f;
-    of.q += row * f.stride;
-    product_floats<V>(again, width, of);
-  });
-}
 
 // Ends in bytes by `to`, a Requantizer or the like, with what look_up makes of them.
 template <class V, std::size_t kVectors, class To, class LookUp>
@@ -55,7 +43,7 @@ struct BytesEnd {
   const LookUp& look_up;
   std::uint8_t* y;
   std::size_t stride, width;
-  NearRows* near = nullptr;
+  NearQuads<V>* near = nullptr;
   std::size_t row = 0;
 
   // Of a quad of sums in memory, whose rows from the first at y on to number `last` are written.
@@ -69,7 +57,9 @@ struct BytesEnd {
     if constexpr (kStage == kStages - 1) {
       Q::store(y, stride, 0, last, width, look_up(state.bytes));
       if constexpr (requires { state.near; }) {
-        if (__builtin_expect(state.near, 0)) near->note(row);
+        if (__builtin_expect(state.near, 0)) {
+          near->note(row, last, [&](auto v) INTACT_INLINE { return sum(Q::row(v), Q::vector(v)); });
+        }
       }
     }
   }
@@ -254,6 +244,18 @@ bool product_few(const intact::Multiplication& m, const intact::Bytes& b) {
   });
 }
 
+// Rows [first, first + count) of a product.
+inline intact::Multiplication rows_of(const intact::Multiplication& m, std::size_t first, std::size_t count) {
+  intact::Multiplication part = m;
+  part.a += first * m.stride;
+  if (part.starts) part.starts += first;
+  part.count = count;
+  return part;
+}
+
+// Rows whose quads near a half are noted before they are done again: one in a hundred is usual.
+constexpr std::size_t kNearRows = 448;
+
 // The same of floats that become bytes by parameters that were found; see FoundSteps.
 template <class V>
 bool product_real_few(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
@@ -273,13 +275,22 @@ bool product_real_few(const intact::Multiplication& m, std::size_t width, const 
       possible = possible && found.possible;
       if (!possible) return;
       const auto same = [](typename V::B bytes) { return bytes; };
-      NearRows near;
-      const BytesEnd<V, kVectors, std::decay_t<decltype(found)>, decltype(same)> end{
-          found, same, of.q, of.stride, width - column, &near};
       std::int32_t bias[kVectors * V::kInts];
       for (std::size_t v = 0; v < kVectors; ++v) V::store(bias + v * V::kInts, ending.start.bias[v]);
-      product_of_few<V, taps, steps, kVectors>(part, m.columns / V::kInts, bias, end);
-      redo_near<V>(near, Quad<V, kVectors>::kRows, m, width, f);
+      for (std::size_t row = 0; possible && row < m.count; row += kNearRows) {
+        NearQuads<V> near;
+        std::uint8_t* y = of.q + row * of.stride;
+        const BytesEnd<V, kVectors, std::decay_t<decltype(found)>, decltype(same)> end{
+            found, same, y, of.stride, width - column, &near};
+        product_of_few<V, taps, steps, kVectors>(rows_of(part, row, least_of(kNearRows, m.count - row)),
+                                                 m.columns / V::kInts, bias, end);
+        possible = near.count <= NearQuads<V>::kMost;
+        for (std::size_t i = 0; possible && i < near.count; ++i) {
+          const auto [at, last] = near.at[i];
+          Quad<V, kVectors>::store(y + at * of.stride, of.stride, 0, last, width - column,
+                                   found.exact_bytes(near.sums[i]));
+        }
+      }
     });
   });
   return few && possible;

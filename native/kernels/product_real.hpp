@@ -54,9 +54,49 @@ struct Ending {
   }
 };
 
-// The way of sums to bytes whose scale and zero point were found by the extremes of their floats: by one
-// product, which is near what the float divided by the scale is. What lies near a half has to be done again by
-// way of the float. For what ends without a function, or in a clamp.
+// Bytes whose scale and zero point were found by the extremes of their floats: what floats are clamped to, as
+// bytes, and how near one product comes to a float that is divided by the scale.
+template <class V>
+struct FoundRange {
+  typename V::F scale;
+  typename V::B low, high;
+
+  explicit FoundRange(const intact::Finish& f) : scale(V::broadcast(f.q_scale)) {
+    float least, most;
+    clamp_of(f, least, most);
+    low = byte(least / f.q_scale, f.q_zero_point);
+    high = byte(most / f.q_scale, f.q_zero_point);
+  }
+  static typename V::B byte(float steps, std::int32_t zero_point) {
+    const float least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
+    const float whole = __builtin_nearbyintf(steps < least ? least : steps > most ? most : steps);
+    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(whole) + zero_point));
+  }
+  // Of sums whose magnitudes do not exceed most_sum: factor and offset of the product, and the fraction from
+  // which on it may round otherwise. False where it comes not near enough.
+  template <std::size_t kVectors>
+  bool factors(const typename V::F (&of)[kVectors], const typename V::F (&shift)[kVectors], float most_sum,
+               typename V::F (&factor)[kVectors], typename V::F (&offset)[kVectors],
+               typename V::F& near_half) const {
+    // Six roundings of at most 256 + |offset|: of the factor, the offset and their sum with the product, and
+    // of the float by way of its product and sum, whose quotient is rounded too.
+    constexpr float kRoundings = 6 * 0x1p-24f, kMostSteps = 0x1p30f;
+    constexpr float kMostOffset = 1024;  // with more than that it is done again too often
+    auto most_offset = V::broadcast(0.0f), most_steps = most_offset;
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      factor[v] = V::div(of[v], scale);
+      offset[v] = V::div(shift[v], scale);
+      most_offset = V::max(most_offset, V::abs(offset[v]));
+      most_steps = V::max(most_steps, V::mul(V::abs(factor[v]), V::broadcast(most_sum)));
+    }
+    const float greatest = V::greatest(most_offset);
+    near_half = V::broadcast(0.5f - (256 + greatest) * kRoundings);
+    return greatest < kMostOffset && V::greatest(most_steps) < kMostSteps;
+  }
+};
+
+// The way of sums to such bytes: by one product. What lies near a half has to be done again by way of the
+// float. For what ends without a function, or in a clamp.
 template <class V, std::size_t kVectors>
 struct FoundSteps {
   using Q = Quad<V, kVectors>;
@@ -67,33 +107,13 @@ struct FoundSteps {
   bool possible = false;
 
   // No sum with its bias is greater than most_sum.
-  FoundSteps(const Ending<V, kVectors>& of, const intact::Finish& f, float most_sum) : ending(of) {
+  FoundSteps(const Ending<V, kVectors>& of, const intact::Finish& f, float most_sum)
+      : ending(of), zero_point(f.q_zero_point) {
     if (!f.q || !f.bounded || f.other) return;
-    // Six roundings of at most 256 + |offset|: of the factor, the offset and their sum with the product, and
-    // of the float by way of its product and sum, whose quotient is rounded too.
-    constexpr float kRounding = 0x1p-24f, kMostOffset = 0x1p14f, kMostSteps = 0x1p30f;
-    auto most_offset = V::broadcast(0.0f), most_steps = most_offset;
-    const auto scale = V::broadcast(f.q_scale);
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      factor[v] = V::div(ending.scale[v], scale);
-      offset[v] = V::div(ending.shift[v], scale);
-      most_offset = V::max(most_offset, V::abs(offset[v]));
-      most_steps = V::max(most_steps, V::mul(V::abs(factor[v]), V::broadcast(most_sum)));
-    }
-    const float greatest = V::greatest(most_offset);
-    if (!(greatest < kMostOffset) || !(V::greatest(most_steps) < kMostSteps)) return;
-    near_half = V::broadcast(0.5f - 6 * (256 + greatest) * kRounding);
-    zero_point = f.q_zero_point;
-    float least, most;
-    clamp_of(f, least, most);
-    low = byte(least / f.q_scale);
-    high = byte(most / f.q_scale);
-    possible = true;
-  }
-  typename V::B byte(float steps) const {
-    const float least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
-    const float whole = __builtin_nearbyintf(steps < least ? least : steps > most ? most : steps);
-    return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(whole) + zero_point));
+    const FoundRange<V> range(f);
+    possible = range.template factors<kVectors>(of.scale, of.shift, most_sum, factor, offset, near_half);
+    low = range.low;
+    high = range.high;
   }
 
   struct State {
@@ -132,6 +152,13 @@ struct FoundSteps {
     typename V::I sums[4];
     for_each_index<4>([&](auto v) INTACT_INLINE { sums[v] = sum(i + Q::row(v), Q::vector(v)); });
     round_floats(sums, state.whole);
+  }
+  // The bytes of a quad in memory.
+  typename V::B exact_bytes(const std::int32_t (&sums)[4][V::kInts]) const {
+    typename V::I of[4], whole[4];
+    for (std::size_t v = 0; v < 4; ++v) of[v] = V::load(sums[v]);
+    round_floats(of, whole);
+    return V::min_u8(V::max_u8(V::in_order(V::narrow(whole, zero_point)), low), high);
   }
   [[gnu::noinline]] void round_floats(const typename V::I (&sums)[4], typename V::I (&whole)[4]) const {
     typename V::F x[4];

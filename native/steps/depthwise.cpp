@@ -68,7 +68,8 @@ class DepthwiseConvolution final : public Step, public Lined {
           .pad_top = w_.pad_top, .pad_left = w_.pad_left, .x_zero_point = x_zero_point,
           .weights = weights_.data(),
           .output = {bias_.data(), scale_.data(), output.low, output.high, output.zero_point,
-                     small, nullptr}};
+                     small, nullptr},
+          .shift = nullptr};
     jobs_.emplace(program, w_, k_.depthwise_lines(d_));
   }
 
@@ -260,7 +261,9 @@ class RealDepthwise final : public Step {
             .stride_h = w_.stride_h, .stride_w = w_.stride_w, .dilation_h = w_.dilation_h,
             .dilation_w = w_.dilation_w, .pad_top = w_.pad_top, .pad_left = w_.pad_left,
             .x_zero_point = x_zero_point, .weights = weights_.data(),
-            .output = {}};
+            .output = {.bias = bias_.data(), .scale = scale_.data(), .low = 0, .high = 0, .zero_point = 0,
+                       .small = false, .table = nullptr},
+            .shift = shift_.empty() ? nullptr : shift_.data()};
   }
 
   Region x_, y_;
