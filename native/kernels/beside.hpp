@@ -92,24 +92,34 @@ struct InQuads {
   }
 };
 
+// With HasTables of bytes that are looked up in one, otherwise of all others.
 template <class V, std::size_t kVectors>
 void product_beside(const intact::Multiplication& m, const intact::Bytes& b) {
   const intact::Requantize& r = b.requantize;
   const auto each = [&](const auto& quad) {
     gemm_beside<V, kVectors>(m, b.stride, InQuads<V, kVectors, std::decay_t<decltype(quad)>>{quad, r.bias});
   };
-  if (b.other) {
-    return with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
+  const auto requantized = [&](const auto& look_up) {
+    const auto by = [&](const auto& to) {
+      each([&](std::size_t at, std::size_t last, const auto& sum) INTACT_INLINE {
+        in_memory(to).quad(0, last, b.width, sum, b.y + at, b.stride, look_up);
+      });
+    };
+    if (r.small) return by(Requantizer<V, kVectors, true>(r));
+    by(Requantizer<V, kVectors, false>(r));
+  };
+  if constexpr (HasTables<V>) {
+    const typename V::Table table(r.table);
+    requantized([&](typename V::B bytes) { return V::lookup(bytes, table); });
+  } else if (b.other) {
+    with_adder<V, kVectors>(r, b.sum, [&](const auto& adder) {
       each([&](std::size_t at, std::size_t last, const auto& sum) INTACT_INLINE {
         in_memory(adder).quad(0, last, b.width, sum, b.other + at, b.y + at, b.stride);
       });
     });
+  } else {
+    requantized([](typename V::B bytes) { return bytes; });
   }
-  with_requantizer<V, kVectors>(r, [&](const auto& to, const auto& look_up) {
-    each([&](std::size_t at, std::size_t last, const auto& sum) INTACT_INLINE {
-      in_memory(to).quad(0, last, b.width, sum, b.y + at, b.stride, look_up);
-    });
-  });
 }
 
 // Panels of 2 to 4 vectors.

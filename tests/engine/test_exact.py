@@ -83,7 +83,7 @@ def test_conv(
 @each_isa
 @quick
 @given(
-    seeds, st.sampled_from([2, 16, 33, 64, 130]),
+    seeds, st.sampled_from([2, 16, 32, 33, 64, 130]),
     st.sampled_from([(3, 3), (5, 5), (7, 7), (7, 2), (8, 5), (1, 4)]),
     st.sampled_from([(1, 1), (2, 2), (2, 1), (1, 2), (3, 3)]),
     st.sampled_from([(1, 1), (2, 1), (1, 2)]),
@@ -113,6 +113,44 @@ def test_depthwise(
     graph.nodes = graph.nodes[:-2]  # and without the end: float32
     real = arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes)
     assert_same(graph.run(["c"], isa, count)[0], real)
+
+
+@each_isa
+@quick
+@given(
+    seeds, st.sampled_from([(16, 1, 1), (24, 1, 1), (32, 1, 1), (40, 1, 1), (48, 1, 1), (3, 3, 2)]),
+    st.sampled_from([1, 16, 33, 64, 80, 144]), st.sampled_from([(1, 1), (3, 5), (19, 18)]),
+    st.sampled_from(["none", "Relu", "HardSwish"]), threads,
+)  # fmt: skip
+def test_products_of_few_values(
+    isa: str, seed: int, shape: tuple[int, int, int], out: int, size: tuple[int, int],
+    function: str, count: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    channels, kernel, stride = shape
+    x_q, x = activation(rng, (2, channels, *size))
+    w_q, w = weight(rng, (out, channels, kernel, kernel), 0)
+    b_q, b = bias(rng, x, w, out)
+    pads = [kernel // 2] * 4
+    attributes: dict[str, Any] = {"strides": [stride] * 2, "pads": pads}
+    y = output(arithmetic.conv(x_q, x, w_q, w, b_q, None, **attributes))
+    graph = Graph()
+    operands = [
+        graph.activation("x", x_q, x), graph.weight("w", w_q, w), graph.weight("b", b_q, b),
+    ]  # fmt: skip
+    graph.node("Conv", operands, "c", **attributes)
+    result, expected = (
+        graph.quantized("c", y),
+        arithmetic.conv(x_q, x, w_q, w, b_q, y, **attributes),
+    )
+    if function != "none":
+        graph.node(function, [result], "f")
+        z = output(
+            FUNCTIONS[function](dequantize(expected, y).astype(np.float64)).astype(np.float32)
+        )
+        values = arithmetic.table(FUNCTIONS[function], y, z)
+        result, expected, y = graph.quantized("f", z), arithmetic.lookup(expected, values), z
+    assert_same(graph.run([result], isa, count)[0], dequantize(expected, y))
 
 
 @each_isa
@@ -213,6 +251,9 @@ def test_pools(
     graph = Graph()
     graph.node("GlobalAveragePool", [graph.activation("x", x_q, x)], "p")
     assert_same(graph.run(["p"], isa)[0], arithmetic.global_average_pool(x_q, x))
+    alone = Graph()  # whose lines threads share
+    alone.node("GlobalAveragePool", [alone.activation("x", x_q[:1], x)], "p")
+    assert_same(alone.run(["p"], isa, 3)[0], arithmetic.global_average_pool(x_q[:1], x))
 
 
 @each_isa
@@ -344,17 +385,21 @@ def test_dynamic_conv(isa: str, seed: int, group: int, stride: int, pad: int, co
 
 
 # Kinds of producers whose ranges are found as they write: twice computed ones, floats, depthwise.
-CHAINS = {"twice": (16, 1, 72), "floats": (16, 3, 40), "depthwise": (16, 3, 16)}
+CHAINS = {
+    "twice": (16, 1, 72), "of 24": (24, 1, 144), "of 40": (40, 1, 130), "first": (3, 3, 32),
+    "floats": (16, 3, 40), "depthwise": (16, 3, 16), "wide depthwise": (96, 3, 96),
+    "5x5 depthwise": (70, 5, 70),
+}  # fmt: skip
 
 
 @each_isa
 @pytest.mark.parametrize("kind", CHAINS)
-@pytest.mark.parametrize("function", ["Relu", "HardSwish", "none"])
+@pytest.mark.parametrize("function", ["Relu", "HardSwish", "Clip", "none"])
 def test_ranges_that_producers_find(isa: str, kind: str, function: str) -> None:
     rng = np.random.default_rng(0)
     channels, kernel, out = CHAINS[kind]
-    group = channels if kind == "depthwise" else 1
-    x = (rng.standard_normal((2, channels, 64, 64)) * [[[[1]]], [[[7]]]]).astype(np.float32)
+    group = channels if "depthwise" in kind else 1
+    x = (rng.standard_normal((2, channels, 64, 65)) * [[[[1]]], [[[7]]]]).astype(np.float32)
     graph, pad = Graph(), kernel // 2
     first = weight(rng, (out, channels // group, kernel, kernel), 0)[0]
     second = weight(rng, (5, out, 1, 1), 0)[0]
@@ -375,7 +420,13 @@ def test_ranges_that_producers_find(isa: str, kind: str, function: str) -> None:
 
     product = call("a", graph.input("x", x), first, scales[0], pad, group)
     value = graph.node("Add", [product, graph.constant("b", shift.reshape(-1, 1, 1))], "s")
-    if function != "none":
+    if function == "Clip":
+        value = graph.node(
+            "Clip",
+            [value, graph.constant("l", np.float32(0)), graph.constant("h", np.float32(6))],
+            "f",
+        )
+    elif function != "none":
         value = graph.node(function, [value], "f")
     call("y", value, second, scales[1], 0, 1)
     middle = arithmetic.dynamic_conv(x, first, scales[0], shift, pads=[pad] * 4, group=group)
@@ -392,6 +443,42 @@ def test_ranges_that_producers_find(isa: str, kind: str, function: str) -> None:
     assert all(i.parameters["extremes"] for i in rest)
     found = [i for i in instructions if i.parameters.get("found")]
     assert len(found) == (kind != "floats")
+
+
+@each_isa
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("often", [True, False])
+def test_found_steps_that_lie_between_two_integers(isa: str, kernel: int, often: bool) -> None:
+    """Floats that are a whole and a half times the scale which is found for them."""
+    rng = np.random.default_rng(0)
+    channels = 96 if kernel > 1 else 16
+    out, group = 96, channels if kernel > 1 else 1
+    # With these extremes the scale of the input is 1, and so is that of what is found.
+    x = rng.integers(0, 256, (1, channels, 56, 56)).astype(np.float32)
+    x[0, :, 0, :2] = [0, 255]
+    first = np.zeros((out, channels // group, kernel, kernel), np.int8)
+    first[np.arange(out), np.arange(out) % (channels // group), kernel // 2, kernel // 2] = 1
+    halves = rng.random(out) < (0.5 if often else 0.02)
+    halves[:16] = False
+    scale = np.where(halves, 0.5, 1).astype(np.float32)
+    second = weight(rng, (5, out, 1, 1), 0)[0]
+    shapes = {"axes": [1, 2, 3], "strides": [1, 1], "dilations": [1, 1]}
+    graph, pad = Graph(), kernel // 2
+    dynamic_call(graph, "DynamicConv", graph.input("x", x), first, scale, group=group,
+                 pads=[0, 0, pad, pad, 0, 0, pad, pad], **shapes)  # fmt: skip
+    graph.nodes[-1].output[0] = "a"
+    names = [
+        graph.constant("v", second), graph.constant("v_s", np.ones((5, 1, 1, 1), np.float32)),
+        graph.constant("v_n", second.astype(np.int32).sum(axis=(1, 2, 3)).reshape(5, 1, 1, 1)),
+    ]  # fmt: skip
+    graph.node("DynamicConv", ["a", *names], "y", domain="intact", group=1, pads=[0] * 8, **shapes)
+    nothing = np.zeros(out, np.float32)
+    middle = arithmetic.dynamic_conv(x, first, scale, nothing, pads=[pad] * 4, group=group)
+    assert ((middle % 1) == 0.5).any()
+    expected = arithmetic.dynamic_conv(middle, second, np.ones(5, np.float32), nothing[:5])
+    assert_same(graph.run(["y"], isa)[0], expected)
+    model = Model(graph.proto(["y"]), 2, None, isa)  # type: ignore[arg-type]
+    assert any(i.parameters.get("found") for i in model.executable(graph.inputs).instructions)
 
 
 @each_isa
