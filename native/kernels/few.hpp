@@ -155,14 +155,13 @@ template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, 
   turn.template operator()<false, true>(waiting[0], 0, rest - 1);
 }
 
-// The same where the rows of `m` lie.
-template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, class End>
-void product_of_few(const intact::Multiplication& m, std::size_t panel_vectors, const std::int32_t* bias,
-                    const End& end) {
-  if (m.starts) {
-    product_of_few<V, kTaps, kSteps, kVectors>(m, ScatteredRows{m.a, m.starts}, panel_vectors, bias, end);
+// Rows of one piece are evenly spaced, those of several are not: see with_few_steps.
+template <std::size_t kTaps>
+auto rows_of_few(const intact::Multiplication& m) {
+  if constexpr (kTaps == 1) {
+    return SpacedRows{m.a, m.stride};
   } else {
-    product_of_few<V, kTaps, kSteps, kVectors>(m, SpacedRows{m.a, m.stride}, panel_vectors, bias, end);
+    return ScatteredRows{m.a, m.starts};
   }
 }
 
@@ -198,7 +197,7 @@ template <class V, std::size_t kTaps, std::size_t kSteps, std::size_t kVectors, 
 template <class Use>
 bool with_few_steps(const intact::Multiplication& m, const Use& use) {
   const auto is = [&]<std::size_t kTaps, std::size_t kSteps>() {
-    if (m.taps != kTaps || m.k != 4 * kSteps) return false;
+    if (m.taps != kTaps || m.k != 4 * kSteps || (m.starts != nullptr) != (kTaps > 1)) return false;
     use(std::integral_constant<std::size_t, kTaps>(), std::integral_constant<std::size_t, kSteps>());
     return true;
   };
@@ -235,7 +234,7 @@ bool product_few(const intact::Multiplication& m, const intact::Bytes& b) {
       with_look_up<V>(r, [&](const auto& look_up) {
         const BytesEnd<V, kVectors, std::decay_t<decltype(to)>, std::decay_t<decltype(look_up)>> end{
             to, look_up, b.y + column, b.stride, b.width - column};
-        product_of_few<V, taps, steps, kVectors>(part, m.columns / V::kInts, r.bias, end);
+        product_of_few<V, taps, steps, kVectors>(part, rows_of_few<taps>(part), m.columns / V::kInts, r.bias, end);
       });
     });
     if (b.requantize.table && !HasTables<V>) {
@@ -282,8 +281,8 @@ bool product_real_few(const intact::Multiplication& m, std::size_t width, const 
         std::uint8_t* y = of.q + row * of.stride;
         const BytesEnd<V, kVectors, std::decay_t<decltype(found)>, decltype(same)> end{
             found, same, y, of.stride, width - column, &near};
-        product_of_few<V, taps, steps, kVectors>(rows_of(part, row, least_of(kNearRows, m.count - row)),
-                                                 m.columns / V::kInts, bias, end);
+        const auto some = rows_of(part, row, least_of(kNearRows, m.count - row));
+        product_of_few<V, taps, steps, kVectors>(some, rows_of_few<taps>(some), m.columns / V::kInts, bias, end);
         possible = near.count <= NearQuads<V>::kMost;
         for (std::size_t i = 0; possible && i < near.count; ++i) {
           const auto [at, last] = near.at[i];
@@ -305,12 +304,8 @@ bool product_bounds_few(const intact::Multiplication& m, const std::int32_t* tur
   return with_few_steps(m, [&](auto taps, auto steps) {
     constexpr std::size_t kMost = least_of(V::kMostVectors, kMostRegisters / (taps * steps + kBoundsAtOnce));
     in_parts<V, kMost>(m, [&](const intact::Multiplication& part, std::size_t column, auto count) {
-      const std::size_t vectors = m.columns / V::kInts;
-      if (m.starts) {
-        bounds_of_few<V, taps, steps, count>(part, ScatteredRows{m.a, m.starts}, vectors, turns + column, y + column);
-      } else {
-        bounds_of_few<V, taps, steps, count>(part, SpacedRows{m.a, m.stride}, vectors, turns + column, y + column);
-      }
+      bounds_of_few<V, taps, steps, count>(part, rows_of_few<taps>(part), m.columns / V::kInts, turns + column,
+                                           y + column);
     });
   });
 }
