@@ -141,7 +141,7 @@ struct Finish {
   std::size_t stride;
   float* extremes;  // [2], widened to hold all of y; or null
   bool bounded = false;  // whether q_scale and q_zero_point are those of these values' own extremes
-  bool far = false;      // whether `other` and y are likely to lie beyond a core's caches
+  bool far = false;      // whether `other` is likely to lie beyond a core's caches
 };
 
 // clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.

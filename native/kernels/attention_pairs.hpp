@@ -69,24 +69,14 @@ inline __m512 load_first(const float* x, std::size_t n) {
 
 inline std::size_t left_of(std::size_t all, std::size_t done) { return done < all ? all - done : 0; }
 
-// Reads rows [first, first + count) of those that there are into the cache: their pieces lie too far apart
-// for the processor to see them coming.
-inline void fetch_rows(const float* x, std::size_t stride, std::size_t width, std::size_t first,
-                       std::size_t count, std::size_t rows) {
-  constexpr std::size_t kLine = 16;
-  for (std::size_t row = first; row < std::min(rows, first + count); ++row) {
-    for (std::size_t i = 0; i < width; i += kLine) Avx512::prefetch_l1(x + row * stride + i);
-  }
-}
-
 inline void pair_keys(const intact::Attention& a, const PairedHead& h) {
   const __m512 length = _mm512_set1_ps(kLength);
   const __m512 factor = _mm512_set1_ps(a.scale * kLog2E / (kLength * kLength));
   float* columns = h.columns();
   for (std::size_t j = 0; j < h.keys; j += 16) {
     if (a.far) {
-      fetch_rows(a.k, a.k_stride, a.width, j + 16, 16, a.keys);
-      fetch_rows(a.v, a.v_stride, a.v_width, j, 16, a.keys);
+      Avx512::prefetch_rows(a.k, a.k_stride, a.width, j + 16, std::min(a.keys, j + 32));
+      Avx512::prefetch_rows(a.v, a.v_stride, a.v_width, j, std::min(a.keys, j + 16));
     }
     __m512 squares = _mm512_setzero_ps();
     for (std::size_t i = 0; i < h.width; i += 16) {
@@ -290,7 +280,9 @@ template <std::size_t kRows>
 void paired_rows(const intact::Attention& a, const PairedHead& h, std::size_t first) {
   float norms[kRows], factors[kRows];
   alignas(64) float most[kRows][16];
-  if (a.far) fetch_rows(a.q, a.q_stride, a.width, first + kRows, kRows, a.queries);
+  if (a.far) {
+    Avx512::prefetch_rows(a.q, a.q_stride, a.width, first + kRows, std::min(a.queries, first + 2 * kRows));
+  }
   for (std::size_t r = 0; r < kRows; ++r) {
     norms[r] = pair_query(a, first + r, h, h.q + r * h.width / 2);
     _mm512_store_ps(most[r], _mm512_set1_ps(-__builtin_inff()));

@@ -116,8 +116,13 @@ struct Avx512 {
   }
   // Into the L2 cache. GCC 12 drops the intrinsic together with a function that does nothing else.
   static void prefetch(const std::int8_t* p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
-  static void prefetch_l1(const float* p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
-  static void prefetch_to_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
+  // Rows [first, end) into the L1 cache: their pieces lie too far apart for the processor to see them coming.
+  static void prefetch_rows(const float* x, std::size_t stride, std::size_t width, std::size_t first,
+                            std::size_t end) {
+    for (std::size_t row = first; row < end; ++row) {
+      for (std::size_t i = 0; i < width; i += kInts) asm volatile("prefetcht0 %0" : : "m"(x[row * stride + i]));
+    }
+  }
   // Keeps v in a register of its own up to here.
   static void pin(I& v) { asm("" : "+v"(v)); }
   static I zero() { return _mm512_setzero_si512(); }

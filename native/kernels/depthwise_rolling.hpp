@@ -32,7 +32,7 @@ struct FixedSteps {
   typename V::F scale[4], most;
   typename V::B low, high, zero_point;
 
-  // of(values): four vectors of what is given per channel.
+  // load(values, i): vector i of what is given per channel.
   template <class Load>
   FixedSteps(const intact::Requantize& r, const Load& load)
       : most(V::broadcast(r.high)), low(V::broadcast_byte(byte_of(r.low, r))),
@@ -351,7 +351,8 @@ void rolling_step(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdif
   });
 }
 
-// The bounds of a step's sums: `found` gets add(i, sum) of vector i.
+// The bounds of a step's sums, by halves of its channels: found(half, each), where each(add) calls add(sums[2])
+// of one output after another.
 template <class V, class Found>
 void rolling_bounds(const intact::Depthwise& d, const std::uint8_t* x, std::ptrdiff_t top, std::size_t lines,
                     std::size_t channel, const std::uint8_t* padding, const Found& found) {

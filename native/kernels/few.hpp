@@ -206,7 +206,7 @@ bool with_few_steps(const intact::Multiplication& m, const Use& use) {
          is.template operator()<1, 12>() || is.template operator()<3, 3>();
 }
 
-// of(m, column, taps, steps, vectors) for parts of the panel of at most kMost vectors, `m` being theirs.
+// of(part, column, vectors) for parts of the panel of at most kMost vectors, the first at `column`.
 template <class V, std::size_t kMost, class Use>
 void in_parts(const intact::Multiplication& m, const Use& of) {
   const std::size_t vectors = m.columns / V::kInts, times = (vectors + kMost - 1) / kMost;

@@ -175,19 +175,6 @@ inline float most_sum_of(const intact::Multiplication& m, const intact::Finish& 
   return f.scales ? 2 * static_cast<float>(m.taps * m.k) * kMostProduct : kMostInt;
 }
 
-// Fetches what rows [row, end) will read and write, while their sums come to be.
-template <class V>
-[[gnu::noinline]] void fetch_rows(const intact::Finish& f, std::size_t row, std::size_t end, std::size_t width) {
-  if constexpr (requires { V::prefetch_l1(f.y); }) {
-    constexpr std::size_t kLine = 64 / sizeof(float);
-    for (; row < end; ++row) {
-      for (std::size_t c = 0; c < width; c += kLine) {
-        V::prefetch_l1(f.other + row * f.stride + c);
-      }
-    }
-  }
-}
-
 template <class V, std::size_t kVectors>
 void product_found(const intact::Multiplication& m, std::size_t width, const intact::Finish& f,
                    const FoundSteps<V, kVectors>& found) {
@@ -225,7 +212,12 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
                                  std::size_t row, const typename V::I (&acc)[kRows][kVectors])
                                  INTACT_INLINE {
     const auto& e = in_memory(ending);
-    if (f.far && f.other) fetch_rows<V>(f, row + kRows, least_of(m.count, row + 2 * kRows), width);
+    if constexpr (requires { V::prefetch_rows(f.other, row, row, row, row); }) {
+      // What the next rows will add, while their sums come to be.
+      if (f.far && f.other) {
+        V::prefetch_rows(f.other, f.stride, width, row + kRows, least_of(m.count, row + 2 * kRows));
+      }
+    }
     const std::size_t last = least_of(kRows, m.count - row) - 1;
     if (f.q) {
       for_each_index<(kRows + Q::kRows - 1) / Q::kRows>([&](auto quad) INTACT_INLINE {
@@ -266,17 +258,13 @@ void product_ending(const intact::Multiplication& m, std::size_t width, const in
 }
 
 template <class V>
-void product_floats(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
-  with_vectors<V>(m.columns, [&](auto vectors) { product_ending<V, vectors>(m, width, f); });
-}
-
-template <class V>
 void product_real(const intact::Multiplication& m, std::size_t width, const intact::Finish& f) {
-  if (!f.bounded) return product_floats<V>(m, width, f);
   with_vectors<V>(m.columns, [&](auto vectors) {
-    const Ending<V, vectors> ending(f);
-    const FoundSteps<V, vectors> found(ending, f, most_sum_of(m, f));
-    if (found.possible) return product_found(m, width, f, found);
+    if (f.bounded) {
+      const Ending<V, vectors> ending(f);
+      const FoundSteps<V, vectors> found(ending, f, most_sum_of(m, f));
+      if (found.possible) return product_found(m, width, f, found);
+    }
     product_ending<V, vectors>(m, width, f);
   });
 }
