@@ -183,6 +183,49 @@ struct Depthwise {
   const float* shift;          // of floats, in that order, or null
 };
 
+// Tiles of 4x4 outputs, and at the edges of 4 lines of 2, 2 lines of 4, and 2 of 2.
+enum class TileKind { kNarrow, kWhole, kFlat, kSmall };
+
+// Some channels of packed weights [9][channels / 4][panel_columns][4], and `columns` columns of them.
+struct TileWeights {
+  const std::int8_t* first;
+  std::size_t tap, panel_columns;  // from tap to tap in bytes; columns of the panel
+  std::size_t channels, columns;
+};
+
+// products[tile][36][columns] of inputs and weights, of tiles of each kind in turn; added to what they are
+// where `continued`. point: from one of the 36 to the next of the inputs, in values. next: what will be read
+// soon, for prefetching.
+struct TileProduct {
+  const std::int16_t *input, *weights;
+  std::size_t point, channels, columns;
+  std::size_t narrow, whole, flat, small;  // tiles
+  bool continued;
+  std::int32_t* products;
+  TileWeights next{};
+};
+
+// 3x3 convolutions with a stride of one by tiles of 4x4 outputs (Winograd's F(4x4, 3x3), exactly: see
+// kernels/winograd.hpp). Inputs, weights and products of 36 points lie as these functions agree on.
+struct Winograd {
+  std::size_t channels;  // what they are a multiple of
+  std::size_t columns;   // whose products are computed together, at most
+  std::size_t (*weights_bytes)(std::size_t channels, std::size_t columns);
+  void (*weights)(const TileWeights& w, std::int16_t* to);
+  void (*prefetch)(const TileWeights& w);
+  // Of 6x6 pixels (4 along an axis with 2 outputs) from x on, of which lines and pixels are so many bytes
+  // apart. to: of the tile; [channels / Winograd::channels][36][point], of which a tile is that many channels.
+  void (*input)(const std::uint8_t* x, std::size_t line, std::size_t pixel, std::size_t channels, TileKind kind,
+                std::size_t point, std::int16_t* to);
+  void (*product)(const TileProduct& p);
+  // sums[4][4][columns] of one tile, exactly; lines are so many values apart.
+  void (*output)(const std::int32_t* products, std::size_t columns, TileKind kind, std::int32_t* sums,
+                 std::size_t line);
+};
+constexpr std::size_t kTileOutputs = 4, kTileInputs = 6, kTilePoints = kTileInputs * kTileInputs;
+// What the absolute sum of a convolution must be below.
+constexpr std::int64_t kMostWinogradSum = std::int64_t{1} << 25;
+
 // One row of the table of kernels: what an instruction set brings. Strides are in elements.
 struct Kernels {
   const char* name;
@@ -265,6 +308,8 @@ struct Kernels {
                      std::int32_t zero_point, std::int32_t* y);
   // float32: the largest values, or the sums, of a window's channels.
   void (*pool_real)(const float* x, const Window& w, std::size_t channels, bool largest, float* y);
+
+  const Winograd* winograd;  // or null
 
   // float32. Within 1e-6 of the exact value, or 2e-6 relative to it, whichever is more.
   void (*unary)(const Applied& function, float* y, std::size_t size);

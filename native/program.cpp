@@ -10,13 +10,36 @@ namespace intact {
 namespace {
 
 constexpr std::size_t kNoOffset = 0;
+constexpr std::int64_t kUnknownSum = std::numeric_limits<std::int64_t>::max();
+
+std::int64_t largest_of(const std::int8_t* w, std::size_t groups, std::size_t k, std::size_t n) {
+  constexpr std::int64_t kLargestByte = 255;
+  constexpr std::size_t kMostRows = std::size_t{1} << 24;  // whose sums int32 holds
+  if (k >= kMostRows) return kUnknownSum;
+  std::int64_t largest = 0;
+  std::vector<std::int32_t> above(n), below(n);
+  for (std::size_t g = 0; g < groups; ++g) {
+    std::fill(above.begin(), above.end(), 0);
+    std::fill(below.begin(), below.end(), 0);
+    for (std::size_t i = 0; i < k; ++i, w += n) {
+      for (std::size_t j = 0; j < n; ++j) {
+        above[j] += std::max<std::int32_t>(w[j], 0);
+        below[j] -= std::min<std::int32_t>(w[j], 0);
+      }
+    }
+    for (std::size_t j = 0; j < n; ++j) largest = std::max<std::int64_t>({largest, above[j], below[j]});
+  }
+  return kLargestByte * largest;
+}
 
 }  // namespace
 
 Packed::Packed(const Kernels& kernels, Store& store, const std::int8_t* w, std::size_t groups,
                std::size_t k, std::size_t n, const Kernel& kernel)
     : groups(groups), k(k), n(n), kernel(kernel), reading(reading_of(kernels, kernel, groups, k)),
-      group_bytes(packed_size(kernels, reading.taps * reading.k, n)), kernels(&kernels),
+      group_bytes(packed_size(kernels, reading.taps * reading.k, n)),
+      largest_sum(kernels.winograd && kernel.h == 3 && kernel.w == 3 ? largest_of(w, groups, k, n) : kUnknownSum),
+      kernels(&kernels),
       data(store.take(times(groups, group_bytes))) {
   std::vector<std::int8_t> ordered;
   for (std::size_t g = 0; g < groups; ++g) {
@@ -138,6 +161,7 @@ void Program::add(std::unique_ptr<Step> step, std::string label) {
   }
   const std::lock_guard lock(engine_->mutex());
   engine_->reserve_scratch(step->scratch());
+  label += step->way();
   steps_.push_back(std::move(step));
   labels_.push_back(std::move(label));
 }

@@ -28,6 +28,8 @@ struct Packed {
   Kernel kernel;
   Reading reading;
   std::size_t group_bytes;
+  // Of uint8 with a column's weights, in absolute value; of kernels that Winograd may compute.
+  std::int64_t largest_sum;
   const Kernels* kernels;
   Buffer data;
 };
@@ -112,6 +114,8 @@ class Step {
   virtual void run(const Context& context) const = 0;
   // Bytes that each thread needs besides the arena.
   virtual std::size_t scratch() const { return 0; }
+  // What a label says besides of how it computes, where there is more than one way.
+  virtual const char* way() const { return ""; }
   // Itself, if it can be a stage of a chain.
   virtual const Lined* lined() const { return nullptr; }
 };

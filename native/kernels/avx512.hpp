@@ -130,6 +130,34 @@ struct Avx512 {
   // acc[i] += sum over 4 of unsigned u[4 i + j] * signed s[4 i + j].
   static I dot4(I acc, B u, B s) { return _mm512_dpbusd_epi32(acc, u, s); }
 
+  // acc[i] += sum over 2 of a[2 i + j] * b[2 i + j], of int16, modulo 2**32.
+  static I dot2(I acc, B a, B b) { return _mm512_dpwssd_epi32(acc, a, b); }
+  static B add16(B a, B b) { return _mm512_add_epi16(a, b); }
+  static B sub16(B a, B b) { return _mm512_sub_epi16(a, b); }
+  static B mul16(B a, B b) { return _mm512_mullo_epi16(a, b); }
+  template <int kBits>
+  static B shift16(B v) { return _mm512_slli_epi16(v, kBits); }
+  // As many uint8 as int16 fit a vector.
+  static B words_of(const std::uint8_t* p) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  // The first or the last two of each four int8, as int16.
+  template <std::size_t kLast>
+  static B pairs(B v) {
+    const B high = _mm512_shuffle_epi8(v, pair_bytes<kLast>());
+    return _mm512_srai_epi16(high, 8);
+  }
+  // Indices of those bytes, each behind one that is zero.
+  template <std::size_t kLast>
+  static B pair_bytes() {
+    constexpr int kOf = kLast ? 2 : 0;
+    const auto of = [](int quad) { return ((4 * quad + kOf + 1) << 24) | 0x80'0080 | ((4 * quad + kOf) << 8); };
+    return _mm512_broadcast_i32x4(_mm_setr_epi32(of(0), of(1), of(2), of(3)));
+  }
+  template <int kBits>
+  static I shift_left(I v) { return _mm512_slli_epi32(v, kBits); }
+  template <int kBits>
+  static I shift_right(I v) { return _mm512_srai_epi32(v, kBits); }  // of a sign
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
   static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }

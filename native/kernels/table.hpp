@@ -76,6 +76,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
       .pool_real = pool_real<V>,
+      .winograd = nullptr,
       .unary = unary<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,

@@ -10,6 +10,7 @@
 #include "finish.hpp"
 #include "plan.hpp"
 #include "steps.hpp"
+#include "winograd.hpp"
 
 namespace intact {
 
@@ -103,15 +104,21 @@ class Convolution final : public Step, public Lined {
     } else {
       plan_ = plan_rows(products, rows_, stride_, direct_);
     }
+    tiled_ = Tiled::of(products, w_);
   }
 
   std::size_t scratch() const override {
+    return std::max(tiled_ ? tiled_->scratch() : 0, scratch_of_rows());
+  }
+
+  std::size_t scratch_of_rows() const {
     const std::size_t sums = 2 * sums_bytes();
     // Kernels read whole blocks of rows.
     if (sliding_) return sums + lines_.bytes() + k_.rows * lines_.step() + kSlack;
     return sums + (direct_ ? k_.rows : plan_.block_rows) * stride_ + kSlack;
   }
 
+  const char* way() const override { return tiled_ ? " (Winograd)" : ""; }
   const Lined* lined() const override { return out_.real ? nullptr : this; }
   const Windows& windows() const override { return w_; }
   std::size_t out_channels() const override { return columns_; }
@@ -146,6 +153,7 @@ class Convolution final : public Step, public Lined {
  private:
   // written: whether more than the extremes is wanted.
   void run_jobs(const Context& context, bool written) const {
+    if (tiled_) return run_tiles(context, written);
     const std::size_t row_jobs = plan_.row_jobs, panel_jobs = plan_.panel_jobs;
     const std::size_t panels = panels_of(k_, weights_->n), jobs = row_jobs * panel_jobs * weights_->groups;
     context.engine.pool().run(jobs, [&](std::size_t job, std::size_t thread) {
@@ -165,6 +173,23 @@ class Convolution final : public Step, public Lined {
       } else {
         multiply_all(work, first * plan_.unit_rows, std::min(rows_, end * plan_.unit_rows));
       }
+    });
+  }
+
+  void run_tiles(const Context& context, bool written) const {
+    const std::size_t jobs = tiled_->jobs();
+    context.engine.pool().run(jobs * weights_->groups, [&](std::size_t job, std::size_t thread) {
+      const std::size_t group = job / jobs;
+      const Work work{&context, context.at<const std::uint8_t>(x_), context.at<std::uint8_t>(y_), thread,
+                      group, 0, 0, written};
+      const auto* weights = reinterpret_cast<const std::int8_t*>(weights_->data.data());
+      const auto zero = [&](std::size_t image) { return padding(context, image); };
+      tiled_->run({work.x + group * group_channels_, weights + group * weights_->group_bytes, zero}, job % jobs,
+                  context.engine.scratch(thread),
+                  [&](const Panel& panel, std::int32_t* sums, std::size_t row, std::size_t count) {
+                    const std::size_t width = std::min(panel.columns, weights_->n - panel.first);
+                    finish({this, &work, sums, 0, 0, 0, count, panel, width}, 0, row, count);
+                  });
     });
   }
 
@@ -560,6 +585,7 @@ class Convolution final : public Step, public Lined {
   bool direct_, sliding_, fused_sum_, small_, fused_, gelu_;
   std::size_t padded_k_, stride_, part_rows_;
   Plan plan_;
+  std::optional<Tiled> tiled_;
   Lines lines_;
   std::vector<std::uint32_t> starts_;
 };
