@@ -69,38 +69,48 @@ inline __m512 load_first(const float* x, std::size_t n) {
 
 inline std::size_t left_of(std::size_t all, std::size_t done) { return done < all ? all - done : 0; }
 
-inline void pair_keys(const intact::Attention& a, const PairedHead& h) {
+// Keys from number j on. kWhole: sixteen whole vectors of them.
+template <bool kWhole>
+void pair_some_keys(const intact::Attention& a, const PairedHead& h, std::size_t j) {
   const __m512 length = _mm512_set1_ps(kLength);
   const __m512 factor = _mm512_set1_ps(a.scale * kLog2E / (kLength * kLength));
   float* columns = h.columns();
+  if (a.far) {
+    Avx512::prefetch_rows(a.k, a.k_stride, a.width, j + 16, std::min(a.keys, j + 32));
+    Avx512::prefetch_rows(a.v, a.v_stride, a.v_width, j, std::min(a.keys, j + 16));
+  }
+  __m512 squares = _mm512_setzero_ps();
+  for (std::size_t i = 0; i < h.width; i += 16) {
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (std::size_t n = 0; n < 16; ++n) {
+      const bool there = kWhole || j + n < a.keys;
+      const float* row = a.k + (there ? j + n : 0) * a.k_stride + i;
+      r[n] = _mm512_castps_si512(kWhole ? _mm512_loadu_ps(row) : load_first(row, there ? left_of(a.width, i) : 0));
+    }
+    transpose16(r);
+#pragma GCC unroll 16
+    for (std::size_t n = 0; n < 16; ++n) {
+      const __m512 x = _mm512_castsi512_ps(r[n]);
+      squares = _mm512_fmadd_ps(x, x, squares);
+      _mm512_storeu_ps(columns + (i + n) * 16, x);
+    }
+  }
+  const __m512 norm = _mm512_sqrt_ps(squares), scale = _mm512_div_ps(length, norm);
+  _mm512_storeu_ps(h.key_scales + j, _mm512_mul_ps(norm, factor));
+  std::int32_t* to = h.k + j * h.width / 2;
+  for (std::size_t i = 0; i < h.width; i += 2, to += 16) {
+    const __m512 first = _mm512_loadu_ps(columns + i * 16), second = _mm512_loadu_ps(columns + i * 16 + 16);
+    _mm512_storeu_si512(to, pairs(_mm512_mul_ps(first, scale), _mm512_mul_ps(second, scale)));
+  }
+}
+
+inline void pair_keys(const intact::Attention& a, const PairedHead& h) {
   for (std::size_t j = 0; j < h.keys; j += 16) {
-    if (a.far) {
-      Avx512::prefetch_rows(a.k, a.k_stride, a.width, j + 16, std::min(a.keys, j + 32));
-      Avx512::prefetch_rows(a.v, a.v_stride, a.v_width, j, std::min(a.keys, j + 16));
-    }
-    __m512 squares = _mm512_setzero_ps();
-    for (std::size_t i = 0; i < h.width; i += 16) {
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (std::size_t n = 0; n < 16; ++n) {
-        const bool there = j + n < a.keys;
-        const float* row = a.k + (there ? j + n : 0) * a.k_stride + i;
-        r[n] = _mm512_castps_si512(load_first(row, there ? left_of(a.width, i) : 0));
-      }
-      transpose16(r);
-#pragma GCC unroll 16
-      for (std::size_t n = 0; n < 16; ++n) {
-        const __m512 x = _mm512_castsi512_ps(r[n]);
-        squares = _mm512_fmadd_ps(x, x, squares);
-        _mm512_storeu_ps(columns + (i + n) * 16, x);
-      }
-    }
-    const __m512 norm = _mm512_sqrt_ps(squares), scale = _mm512_div_ps(length, norm);
-    _mm512_storeu_ps(h.key_scales + j, _mm512_mul_ps(norm, factor));
-    std::int32_t* to = h.k + j * h.width / 2;
-    for (std::size_t i = 0; i < h.width; i += 2, to += 16) {
-      const __m512 first = _mm512_loadu_ps(columns + i * 16), second = _mm512_loadu_ps(columns + i * 16 + 16);
-      _mm512_storeu_si512(to, pairs(_mm512_mul_ps(first, scale), _mm512_mul_ps(second, scale)));
+    if (a.width == h.width && j + 16 <= a.keys) {
+      pair_some_keys<true>(a, h, j);
+    } else {
+      pair_some_keys<false>(a, h, j);
     }
   }
 }
@@ -119,33 +129,67 @@ inline void pair_values(const intact::Attention& a, const PairedHead& h) {
     const __m512 scale = _mm512_div_ps(value, greatest);
     _mm512_storeu_ps(h.value_scales + i, _mm512_div_ps(greatest, value));
     std::int32_t* to = h.v + i * h.keys / 2;
-    for (std::size_t j = 0; j < h.keys; j += 2, to += 16) {
-      const auto row = [&](std::size_t of) {
-        const bool there = of < a.keys;
-        return _mm512_mul_ps(load_first(a.v + (there ? of : 0) * a.v_stride + i, there ? n : 0), scale);
-      };
-      _mm512_storeu_si512(to, pairs(row(j), row(j + 1)));
+    const auto row = [&](std::size_t j) { return _mm512_mul_ps(load_first(a.v + j * a.v_stride + i, n), scale); };
+    std::size_t j = 0;
+    for (; j + 2 <= a.keys; j += 2, to += 16) _mm512_storeu_si512(to, pairs(row(j), row(j + 1)));
+    for (; j < h.keys; j += 2, to += 16) {
+      _mm512_storeu_si512(to, j < a.keys ? pairs(row(j), _mm512_setzero_ps()) : _mm512_setzero_si512());
     }
   }
 }
 
-// A query as integers; returns what one of them is.
-inline float pair_query(const intact::Attention& a, std::size_t query, const PairedHead& h, std::int32_t* to) {
-  const float* q = a.q + query * a.q_stride;
-  __m512 squares = _mm512_setzero_ps();
-  for (std::size_t i = 0; i < a.width; i += 16) {
-    const __m512 x = load_first(q + i, a.width - i);
-    squares = _mm512_fmadd_ps(x, x, squares);
+// What `use` makes of each of eight vectors' values, one after another: it has to be associative.
+template <class Use>
+__m256 reduce8(const __m512 (&x)[kQueries], const Use& use) {
+  const auto pairs_of = [&](std::size_t i) {
+    return use(_mm512_unpacklo_ps(x[i], x[i + 1]), _mm512_unpackhi_ps(x[i], x[i + 1]));
+  };
+  const auto fours_of = [&](std::size_t i) {
+    const __m512d a = _mm512_castps_pd(pairs_of(i)), b = _mm512_castps_pd(pairs_of(i + 2));
+    return use(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  };
+  const __m512 low = fours_of(0), high = fours_of(4);
+  const __m512 halves = use(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  const __m512 all = use(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));
+  return _mm512_castps512_ps256(_mm512_shuffle_f32x4(all, all, 0x08));
+}
+inline __m256 sums8(const __m512 (&x)[kQueries]) {
+  return reduce8(x, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+}
+inline __m256 greatest8(const __m512 (&x)[kQueries]) {
+  return reduce8(x, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+}
+
+// Queries as integers, and what one of each is.
+template <std::size_t kRows>
+void pair_queries(const intact::Attention& a, std::size_t first, const PairedHead& h, float (&norms)[kQueries]) {
+  const std::size_t whole = a.width / 16 * 16;
+  __m512 squares[kQueries];
+  for (std::size_t r = 0; r < kQueries; ++r) {
+    squares[r] = _mm512_setzero_ps();
+    if (r >= kRows) continue;
+    const float* q = a.q + (first + r) * a.q_stride;
+    __m512 square = _mm512_setzero_ps();
+    const auto add = [&](__m512 x) { square = _mm512_fmadd_ps(x, x, square); };
+    for (std::size_t i = 0; i < whole; i += 16) add(_mm512_loadu_ps(q + i));
+    if (whole < a.width) add(load_first(q + whole, a.width - whole));
+    squares[r] = square;
   }
-  const float norm = std::sqrt(_mm512_reduce_add_ps(squares));
-  const __m512 scale = _mm512_set1_ps(kLength / norm);
-  auto* halves = reinterpret_cast<std::int16_t*>(to);
-  for (std::size_t i = 0; i < h.width; i += 16) {
-    const __m512 x = _mm512_mul_ps(load_first(q + i, left_of(a.width, i)), scale);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + i),
-                        _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+  const __m256 norm = _mm256_sqrt_ps(sums8(squares));
+  alignas(32) float scales[kQueries];
+  _mm256_store_ps(scales, _mm256_div_ps(_mm256_set1_ps(kLength), norm));
+  _mm256_storeu_ps(norms, norm);
+  auto* halves = reinterpret_cast<std::int16_t*>(h.q);
+  for (std::size_t r = 0; r < kRows; ++r, halves += h.width) {
+    const float* q = a.q + (first + r) * a.q_stride;
+    const __m512 scale = _mm512_set1_ps(scales[r]);
+    const auto put = [&](std::size_t i, __m512 x) {
+      const __m512i whole_steps = _mm512_cvtps_epi32(_mm512_mul_ps(x, scale));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + i), _mm512_cvtepi32_epi16(whole_steps));
+    };
+    for (std::size_t i = 0; i < whole; i += 16) put(i, _mm512_loadu_ps(q + i));
+    if (whole < a.width) put(whole, load_first(q + whole, a.width - whole));
   }
-  return norm;
 }
 
 // kRows x kVectors sums of products of pairs, of which end(row, vector, sums) gets each row from vector
@@ -199,14 +243,15 @@ struct ScoresEnd {
   const float *key_scales, *bias;
   std::size_t bias_stride, keys;
   const float* norms;
-  float *scores, *most;  // most: [kRows][16]
+  float* scores;
+  __m512* most;
 
   template <std::size_t kVectors>
   void operator()(std::size_t row, std::size_t vector, const __m512i (&sums)[kVectors]) const {
     const __m512 norm = _mm512_set1_ps(norms[row]);
     const float *scale = key_scales + 16 * vector, *shift = bias + row * bias_stride + 16 * vector;
     float* to = scores + row * keys + 16 * vector;
-    __m512 greatest = _mm512_loadu_ps(most + 16 * row);
+    __m512 greatest = most[row];
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
       const __m512 of = _mm512_mul_ps(_mm512_loadu_ps(scale + 16 * v), norm);
@@ -214,7 +259,7 @@ struct ScoresEnd {
       greatest = _mm512_max_ps(greatest, x);
       _mm512_storeu_ps(to + 16 * v, x);
     }
-    _mm512_storeu_ps(most + 16 * row, greatest);
+    most[row] = greatest;
   }
 };
 
@@ -237,31 +282,46 @@ struct ValuesEnd {
   }
 };
 
-// 2**(score - the greatest) of a row as integers; returns what makes their products those of
-// probabilities.
-inline float pair_powers(const intact::Attention& a, const PairedHead& h, float* scores, float greatest,
-                         std::int32_t* to) {
-  auto* halves = reinterpret_cast<std::int16_t*>(to);
-  if (greatest == -__builtin_inff()) {
-    std::memset(to, 0, h.keys * sizeof(std::int16_t));
-    return a.empty_is_zero ? 0.0f : __builtin_nanf("");
+// 2**(score - the greatest) of rows as integers, and what makes their products those of probabilities.
+template <std::size_t kRows>
+void pair_powers(const intact::Attention& a, const PairedHead& h, const __m512 (&most)[kQueries],
+                 float (&factors)[kQueries]) {
+  alignas(32) float greatest[kQueries], scales[kQueries];
+  _mm256_store_ps(greatest, greatest8(most));
+  __m512 sums[kQueries];
+  for (std::size_t r = 0; r < kQueries; ++r) {
+    sums[r] = _mm512_setzero_ps();
+    // Rows that the mask leaves no key have no power.
+    if (r >= kRows || greatest[r] == -__builtin_inff()) continue;
+    const __m512 row_most = _mm512_set1_ps(greatest[r]);
+    float* scores = h.scores + r * h.keys;
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t j = 0; j < h.keys; j += 16) {
+      const __m512 e = power_to_126<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j), row_most));
+      _mm512_storeu_ps(scores + j, e);
+      sum = _mm512_add_ps(sum, e);
+    }
+    sums[r] = sum;
   }
-  const __m512 most = _mm512_set1_ps(greatest);
-  __m512 sums = _mm512_setzero_ps();
-  for (std::size_t j = 0; j < h.keys; j += 16) {
-    const __m512 e = power_to_126<Avx512>(_mm512_sub_ps(_mm512_loadu_ps(scores + j), most));
-    _mm512_storeu_ps(scores + j, e);
-    sums = _mm512_add_ps(sums, e);
+  const __m256 sum = sums8(sums), most_power = _mm256_set1_ps(kMostPower);
+  const __m256 scale =
+      _mm256_min_ps(_mm256_div_ps(_mm256_set1_ps(static_cast<float>(kMostPowers - h.keys)), sum), most_power);
+  _mm256_store_ps(scales, scale);
+  _mm256_storeu_ps(factors, _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_mul_ps(scale, sum)));
+  auto* halves = reinterpret_cast<std::int16_t*>(h.p);
+  for (std::size_t r = 0; r < kRows; ++r, halves += h.keys) {
+    if (greatest[r] == -__builtin_inff()) {
+      std::memset(halves, 0, h.keys * sizeof(std::int16_t));
+      factors[r] = a.empty_is_zero ? 0.0f : __builtin_nanf("");
+      continue;
+    }
+    const float* powers = h.scores + r * h.keys;
+    const __m512 factor = _mm512_set1_ps(scales[r]);
+    for (std::size_t j = 0; j < h.keys; j += 16) {
+      const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(powers + j), factor));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + j), _mm512_cvtepi32_epi16(x));
+    }
   }
-  const float sum = _mm512_reduce_add_ps(sums);
-  const float most_powers = static_cast<float>(kMostPowers - h.keys);
-  const float scale = sum * kMostPower < most_powers ? kMostPower : most_powers / sum;
-  const __m512 factor = _mm512_set1_ps(scale);
-  for (std::size_t j = 0; j < h.keys; j += 16) {
-    const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scores + j), factor));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + j), _mm512_cvtepi32_epi16(x));
-  }
-  return 1.0f / (scale * sum);
 }
 
 // What is added to scores of query `query`: the mask, in units of ln 2, and -infinity beyond the keys.
@@ -278,22 +338,19 @@ inline void fill_bias(const intact::Attention& a, const PairedHead& h, std::size
 // kRows queries from number `first` on.
 template <std::size_t kRows>
 void paired_rows(const intact::Attention& a, const PairedHead& h, std::size_t first) {
-  float norms[kRows], factors[kRows];
-  alignas(64) float most[kRows][16];
+  float norms[kQueries], factors[kQueries];
+  __m512 most[kQueries];
   if (a.far) {
     Avx512::prefetch_rows(a.q, a.q_stride, a.width, first + kRows, std::min(a.queries, first + 2 * kRows));
   }
-  for (std::size_t r = 0; r < kRows; ++r) {
-    norms[r] = pair_query(a, first + r, h, h.q + r * h.width / 2);
-    _mm512_store_ps(most[r], _mm512_set1_ps(-__builtin_inff()));
-    if (h.bias_stride != 0) fill_bias(a, h, first + r, h.bias + r * h.bias_stride);
+  for (std::size_t r = 0; r < kQueries; ++r) most[r] = _mm512_set1_ps(-__builtin_inff());
+  pair_queries<kRows>(a, first, h, norms);
+  if (h.bias_stride != 0) {
+    for (std::size_t r = 0; r < kRows; ++r) fill_bias(a, h, first + r, h.bias + r * h.bias_stride);
   }
   pairs_rows<kRows>(h.q, h.k, h.width / 2, h.keys / 16,
-                    ScoresEnd{h.key_scales, h.bias, h.bias_stride, h.keys, norms, h.scores, most[0]});
-  for (std::size_t r = 0; r < kRows; ++r) {
-    const float greatest = _mm512_reduce_max_ps(_mm512_load_ps(most[r]));
-    factors[r] = pair_powers(a, h, h.scores + r * h.keys, greatest, h.p + r * h.keys / 2);
-  }
+                    ScoresEnd{h.key_scales, h.bias, h.bias_stride, h.keys, norms, h.scores, most});
+  pair_powers<kRows>(a, h, most, factors);
   pairs_rows<kRows>(h.p, h.v, h.keys / 2, h.v_width / 16,
                     ValuesEnd{h.value_scales, factors, a.y + first * a.y_stride, a.y_stride, a.v_width});
   bytes_of_rows<Avx512>(a, first, kRows);
