@@ -210,6 +210,7 @@ struct TileProduct {
 struct Winograd {
   std::size_t channels;  // what they are a multiple of
   std::size_t columns;   // whose products are computed together, at most
+  double cost_of_bytes;  // of four products of bytes, in such as of two pairs
   std::size_t (*weights_bytes)(std::size_t channels, std::size_t columns);
   void (*weights)(const TileWeights& w, std::int16_t* to);
   void (*prefetch)(const TileWeights& w);

@@ -103,6 +103,7 @@ constexpr intact::Kernels with_amx() {
   kernels.product = nullptr;
   kernels.product_real = nullptr;
   kernels.product_bounds = nullptr;
+  kernels.winograd = nullptr;
   kernels.attention_scratch = attention_scratch_amx;
   kernels.attention = attention_amx;
   return kernels;

@@ -88,6 +88,35 @@ struct Avx2Base {
   static void pin(I& v) { asm("" : "+x"(v)); }
   static I zero() { return _mm256_setzero_si256(); }
 
+  // acc[i] += sum over 2 of a[2 i + j] * b[2 i + j], of int16, modulo 2**32.
+  static I dot2(I acc, B a, B b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+  static B add16(B a, B b) { return _mm256_add_epi16(a, b); }
+  static B sub16(B a, B b) { return _mm256_sub_epi16(a, b); }
+  static B mul16(B a, B b) { return _mm256_mullo_epi16(a, b); }
+  template <int kBits>
+  static B shift16(B v) { return _mm256_slli_epi16(v, kBits); }
+  static B broadcast_words(std::int32_t v) { return _mm256_set1_epi16(static_cast<short>(v)); }
+  // As many uint8 as int16 fit a vector.
+  static B words_of(const std::uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // The first or the last two of each four int8, as int16.
+  template <std::size_t kLast>
+  static B pairs(B v) {
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(pair_bytes<kLast>())), 8);
+  }
+  // Indices of those bytes, each behind one that is zero.
+  template <std::size_t kLast>
+  static __m128i pair_bytes() {
+    constexpr int kOf = kLast ? 2 : 0;
+    const auto of = [](int quad) { return ((4 * quad + kOf + 1) << 24) | 0x80'0080 | ((4 * quad + kOf) << 8); };
+    return _mm_setr_epi32(of(0), of(1), of(2), of(3));
+  }
+  template <int kBits>
+  static I shift_left(I v) { return _mm256_slli_epi32(v, kBits); }
+  template <int kBits>
+  static I shift_right(I v) { return _mm256_srai_epi32(v, kBits); }  // of a sign
+
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm256_sub_epi32(a, b); }
   static I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
@@ -195,6 +224,8 @@ struct Avx2Base {
 struct Avx2 : Avx2Base {
   static constexpr std::size_t kMostVectors = 2;
   static constexpr std::size_t kBlockRows[] = {4, 4};
+  static constexpr std::size_t kTileRows = 6;
+  static constexpr double kCostOfBytes = 3;
 
   // Without VNNI two products of u8 and s8 are added in 16 bits, which saturates from 2 * 128 * 128
   // on. The low seven bits and the highest bit of u8 are multiplied apart: neither can.
@@ -213,8 +244,11 @@ struct Avx2 : Avx2Base {
 struct AvxVnni : Avx2Base {
   static constexpr std::size_t kMostVectors = 2;
   static constexpr std::size_t kBlockRows[] = {8, 6};
+  static constexpr std::size_t kTileRows = 6;
+  static constexpr double kCostOfBytes = 1;
 
   static I dot4(I acc, B u, B s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+  static I dot2(I acc, B a, B b) { return _mm256_dpwssd_avx_epi32(acc, a, b); }
 };
 #endif
 

@@ -47,7 +47,6 @@ struct Avx512Half : Avx2Base {
   static B narrow_half(const I (&v)[2], B zero_point) {
     return _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
   }
-  static B broadcast_words(std::int32_t v) { return _mm256_set1_epi16(static_cast<short>(v)); }
   static B bytes_of_words(B low, B high) { return _mm256_packus_epi16(low, high); }
 };
 
@@ -61,6 +60,8 @@ struct Avx512 {
   // Of one block of a product: vectors of columns at most, and rows for so many vectors of them.
   static constexpr std::size_t kMostVectors = 4;
   static constexpr std::size_t kBlockRows[] = {8, 8, 8, 6};
+  static constexpr std::size_t kTileRows = 12;  // likewise, of two vectors
+  static constexpr double kCostOfBytes = 1;     // of dot4, in dot2
 
   static __mmask64 first_bytes(std::size_t n) { return ~std::uint64_t{0} >> (64 - n); }
   static __mmask16 first(std::size_t n) { return static_cast<__mmask16>(0xffff >> (16 - n)); }
@@ -144,15 +145,8 @@ struct Avx512 {
   // The first or the last two of each four int8, as int16.
   template <std::size_t kLast>
   static B pairs(B v) {
-    const B high = _mm512_shuffle_epi8(v, pair_bytes<kLast>());
-    return _mm512_srai_epi16(high, 8);
-  }
-  // Indices of those bytes, each behind one that is zero.
-  template <std::size_t kLast>
-  static B pair_bytes() {
-    constexpr int kOf = kLast ? 2 : 0;
-    const auto of = [](int quad) { return ((4 * quad + kOf + 1) << 24) | 0x80'0080 | ((4 * quad + kOf) << 8); };
-    return _mm512_broadcast_i32x4(_mm_setr_epi32(of(0), of(1), of(2), of(3)));
+    const B order = _mm512_broadcast_i32x4(Half::pair_bytes<kLast>());
+    return _mm512_srai_epi16(_mm512_shuffle_epi8(v, order), 8);
   }
   template <int kBits>
   static I shift_left(I v) { return _mm512_slli_epi32(v, kBits); }

@@ -6,7 +6,6 @@
 #include "avx512_beside.hpp"
 #include "few.hpp"
 #include "table.hpp"
-#include "winograd.hpp"
 
 namespace {
 
@@ -32,11 +31,6 @@ void product_bounds_avx512(const intact::Multiplication& m, const std::int32_t* 
   if (!product_bounds_few<V>(m, turns, y)) product_bounds<V>(m, turns, y);
 }
 
-constexpr std::size_t kWinogradVectors = 2;
-
-template <class V>
-constexpr intact::Winograd kWinograd = winograd_of<V, kWinogradVectors>();
-
 template <class V>
 constexpr intact::Kernels kernels_of_avx512(const char* name) {
   intact::Kernels kernels = kernels_of<V>(name);
@@ -44,7 +38,6 @@ constexpr intact::Kernels kernels_of_avx512(const char* name) {
   kernels.product_real = product_real_avx512<V>;
   kernels.product_bounds = product_bounds_avx512<V>;
   kernels.product_gelu = intact::product_gelu_avx512;
-  kernels.winograd = &kWinograd<V>;
   kernels.attention_scratch = paired_attention_scratch;
   kernels.attention = paired_attention;
   return kernels;

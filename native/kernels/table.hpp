@@ -17,6 +17,7 @@
 #include "real_product.hpp"
 #include "recurrent.hpp"
 #include "requantize.hpp"
+#include "winograd.hpp"
 
 namespace {
 
@@ -36,6 +37,15 @@ constexpr std::size_t most_block_rows() {
   std::size_t most = 0;
   for (const std::size_t rows : V::kBlockRows) most = rows > most ? rows : most;
   return most;
+}
+
+template <class V>
+constexpr const intact::Winograd* winograd_for() {
+  if constexpr (requires { V::kTileRows; }) {
+    return &kWinograd<V>;
+  } else {
+    return nullptr;
+  }
 }
 
 template <class V>
@@ -76,7 +86,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .maximum = maximum<V>,
       .accumulate = accumulate<V>,
       .pool_real = pool_real<V>,
-      .winograd = nullptr,
+      .winograd = winograd_for<V>(),
       .unary = unary<V>,
       .add_real = add_real<V>,
       .mul_real = mul_real<V>,

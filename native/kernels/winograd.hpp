@@ -18,7 +18,7 @@ namespace {
 
 using intact::kTileInputs, intact::kTilePoints, intact::TileKind;
 
-constexpr std::size_t kTileRows = 12;  // that are multiplied at a time, at most
+constexpr std::size_t kTileVectors = 2;  // of columns, at most; V::kTileRows tiles are multiplied by them at a time
 constexpr std::int32_t kInverseOf9 = 0x38e38e39;
 
 template <class V>
@@ -256,8 +256,8 @@ void winograd_product(const intact::TileProduct& p) {
   using Block = void (*)(const intact::TileProduct&, const std::int16_t*, const std::int16_t*, std::int32_t*,
                          PiecesAhead<V>&);
   constexpr auto kBlocks = []<std::size_t... kRows>(std::index_sequence<kRows...>) {
-    return std::array<Block, kTileRows>{&winograd_block<V, kVectors, kRows + 1>...};
-  }(std::make_index_sequence<kTileRows>());
+    return std::array<Block, V::kTileRows>{&winograd_block<V, kVectors, kRows + 1>...};
+  }(std::make_index_sequence<V::kTileRows>());
   constexpr std::size_t kTile = kTilePoints * kVectors * V::kInts;
   const std::size_t tall = p.narrow + p.whole, all = tall + p.flat + p.small;
   // use(first, end) of each point's tiles: points 3 and 4 are of long axes alone.
@@ -268,7 +268,7 @@ void winograd_product(const intact::TileProduct& p) {
       use(point, across ? p.narrow : 0, far(point / kTileInputs) ? tall : across ? all - p.small : all);
     }
   };
-  const auto blocks_of = [](std::size_t tiles) { return (tiles + kTileRows - 1) / kTileRows; };
+  const auto blocks_of = [](std::size_t tiles) { return (tiles + V::kTileRows - 1) / V::kTileRows; };
   std::size_t blocks = 0;
   each_point([&](std::size_t, std::size_t first, std::size_t end) { blocks += blocks_of(end - first); });
   PiecesAhead<V> ahead(p.next, blocks * p.channels / Layout::kChannels);
@@ -311,34 +311,34 @@ void tile_output(const std::int32_t* m, std::int32_t* sums, std::size_t line) {
   }
 }
 
-// With as many vectors as there are of columns: at most kMost.
-template <class V, std::size_t kMost>
+template <class V>
 constexpr intact::Winograd winograd_of() {
   using Layout = TileLayout<V>;
   return {
       .channels = Layout::kChannels,
-      .columns = kMost * V::kInts,
+      .columns = kTileVectors * V::kInts,
+      .cost_of_bytes = V::kCostOfBytes,
       .weights_bytes =
           [](std::size_t channels, std::size_t columns) {
             std::size_t bytes = 0;
-            with_vectors<V, kMost>(columns, [&](auto vectors) {
+            with_vectors<V, kTileVectors>(columns, [&](auto vectors) {
               bytes = channels / Layout::kChannels * Layout::template kWeightsBlock<vectors> * 2;
             });
             return bytes;
           },
       .weights =
           [](const intact::TileWeights& w, std::int16_t* to) {
-            with_vectors<V, kMost>(w.columns, [&](auto vectors) { winograd_weights<V, vectors>(w, to); });
+            with_vectors<V, kTileVectors>(w.columns, [&](auto vectors) { winograd_weights<V, vectors>(w, to); });
           },
       .prefetch = [](const intact::TileWeights& w) { PiecesAhead<V>(w, 1).read(); },
       .input = winograd_input<V>,
       .product =
           [](const intact::TileProduct& p) {
-            with_vectors<V, kMost>(p.columns, [&](auto vectors) { winograd_product<V, vectors>(p); });
+            with_vectors<V, kTileVectors>(p.columns, [&](auto vectors) { winograd_product<V, vectors>(p); });
           },
       .output =
           [](const std::int32_t* products, std::size_t columns, TileKind kind, std::int32_t* sums, std::size_t line) {
-            with_vectors<V, kMost>(columns, [&](auto vectors) {
+            with_vectors<V, kTileVectors>(columns, [&](auto vectors) {
               with_axes(kind, [&]<class Down, class Across>(Down, Across) {
                 tile_output<V, vectors, Down, Across>(products, sums, line);
               });
@@ -346,5 +346,8 @@ constexpr intact::Winograd winograd_of() {
           },
   };
 }
+
+template <class V>
+constexpr intact::Winograd kWinograd = winograd_of<V>();
 
 }  // namespace

@@ -11,11 +11,11 @@ constexpr std::size_t kJobsPerThread = 4;
 constexpr std::size_t kKeptBytes = 320 * 1024;  // of weights that stay in the cache for all groups of tiles
 constexpr std::size_t kTilesBeside = 28;        // of a group, beside those
 constexpr std::size_t kMostChannels = 128;      // whose weights are made at a time, where they are not kept
-// Cycles, as measured on two units of 64 bytes (benchmarks/kernels): what a tile costs for as many channels
-// as go together and for 16 columns, what weights of those cost, and what a pixel costs otherwise.
-constexpr double kProduct = 300, kInput = 105, kOutput = 115, kWeights = 1000, kDirectPixel = 37;
+// Cycles, as measured on two units of 64 bytes (benchmarks/kernels): of a tile and a vector of columns for each
+// channel, of a tile for a vector of channels and one of columns, of weights for a channel and a vector of
+// columns; and of a pixel and such a vector, for each channel, where there are no tiles.
+constexpr double kProduct = 9.4, kInput = 105, kOutput = 115, kWeights = 31, kDirectPixel = 1.156;
 constexpr double kGain = 0.95;  // of the other way's time, that it must stay below
-constexpr std::size_t kCostColumns = 16;
 
 constexpr std::size_t kShortOutputs = 2;
 
@@ -38,9 +38,8 @@ std::optional<Tiled> Tiled::of(const Products& p, const Windows& w) {
     return std::nullopt;
   }
   Tiled tiled(p, w);
-  const double blocks = static_cast<double>(tiled.channels_ / k->channels);
-  const double pixels = static_cast<double>(w.out_pixels() * p.weights.groups);
-  const double direct = kDirectPixel * blocks * tiled.columns_ * pixels / static_cast<double>(p.threads);
+  const double values = static_cast<double>(w.out_pixels() * w.channels);  // of each column
+  const double direct = kDirectPixel * k->cost_of_bytes * values * tiled.columns_ / static_cast<double>(p.threads);
   if (tiled.cost_ > kGain * direct) return std::nullopt;
   return tiled;
 }
@@ -49,7 +48,7 @@ Tiled::Tiled(const Products& p, const Windows& w)
     : w_(w), kernels_(&p.kernels), channels_(w.channels / p.weights.groups),
       down_(parts_of(w.out_height, kTileOutputs)), across_(parts_of(w.out_width, kTileOutputs)),
       tiles_(times(w.images, down_ * across_)), groups_(p.weights.groups),
-      columns_(static_cast<double>(parts_of(p.weights.n, kCostColumns))) {
+      columns_(static_cast<double>(parts_of(p.weights.n, kernels_->column_step))) {
   const Winograd& k = *kernels_->winograd;
   for (std::size_t i = 0; i < panels_of(*kernels_, p.weights.n); ++i) {
     const Panel panel = panel_of(*kernels_, p.weights.n, i);
@@ -82,11 +81,12 @@ std::size_t Tiled::point(std::size_t tiles) const { return (tiles | 1) * kernels
 // Of one job.
 double Tiled::cost(std::size_t tiles, std::size_t parts) const {
   const Winograd& k = *kernels_->winograd;
-  const double blocks = static_cast<double>(channels_ / k.channels);
-  const double columns = std::min(static_cast<double>(parts * (k.columns / kCostColumns)), columns_);
+  const double channels = static_cast<double>(channels_);
+  const double columns = std::min(static_cast<double>(parts * (k.columns / kernels_->column_step)), columns_);
   const double times = keeps(parts) ? 1 : static_cast<double>(parts_of(tiles, most_tiles(false)));
-  const double tile = kInput * blocks + columns * (kProduct * share_of_points_ * blocks + kOutput);
-  return kWeights * blocks * columns * times + static_cast<double>(tiles) * tile;
+  const double tile = kInput * channels / static_cast<double>(k.channels) +
+                      columns * (kProduct * share_of_points_ * channels + kOutput);
+  return kWeights * channels * columns * times + static_cast<double>(tiles) * tile;
 }
 
 // Tiles and columns in jobs, so that the thread that has most to do has the least.

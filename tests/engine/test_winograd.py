@@ -27,7 +27,7 @@ from tests.engine.build import (
 )
 
 pytestmark = needs_native
-TILED = ("avx512_vbmi", "avx512_vnni")
+TILED = ("avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2")
 
 
 def ways(graph: Graph, outputs: list[str], isa: str, threads: int) -> list[bool]:
