@@ -15,6 +15,7 @@ constexpr std::size_t kMostChannels = 128;      // whose weights are made at a t
 // channel, of a tile for a vector of channels and one of columns, of weights for a channel and a vector of
 // columns; and of a pixel and such a vector, for each channel, where there are no tiles.
 constexpr double kProduct = 9.4, kInput = 105, kOutput = 115, kWeights = 31, kDirectPixel = 1.156;
+constexpr std::size_t kDeepest = 8192;  // channels, beyond which memory would be too much
 constexpr double kGain = 0.95;  // of the other way's time, that it must stay below
 
 constexpr std::size_t kShortOutputs = 2;
@@ -34,12 +35,12 @@ std::optional<Tiled> Tiled::of(const Products& p, const Windows& w) {
   const bool fits = w.kernel_h == 3 && w.kernel_w == 3 && w.stride_h == 1 && w.stride_w == 1 &&
                     w.dilation_h == 1 && w.dilation_w == 1;
   if (!k || !fits || p.weights.reading.order != Order::kTaps) return std::nullopt;
-  if (w.channels / p.weights.groups % k->channels != 0 || p.weights.largest_sum >= kMostWinogradSum) {
-    return std::nullopt;
-  }
+  const std::size_t channels = w.channels / p.weights.groups;
+  if (channels % k->channels != 0 || channels > kDeepest) return std::nullopt;
+  if (p.weights.largest_sum >= kMostWinogradSum) return std::nullopt;
   Tiled tiled(p, w);
   const double values = static_cast<double>(w.out_pixels() * w.channels);  // of each column
-  const double direct = kDirectPixel * k->cost_of_bytes * values * tiled.columns_ / static_cast<double>(p.threads);
+  const double direct = kDirectPixel * k->cost_of_bytes * values * tiled.vectors_ / static_cast<double>(p.threads);
   if (tiled.cost_ > kGain * direct) return std::nullopt;
   return tiled;
 }
@@ -48,7 +49,7 @@ Tiled::Tiled(const Products& p, const Windows& w)
     : w_(w), kernels_(&p.kernels), channels_(w.channels / p.weights.groups),
       down_(parts_of(w.out_height, kTileOutputs)), across_(parts_of(w.out_width, kTileOutputs)),
       tiles_(times(w.images, down_ * across_)), groups_(p.weights.groups),
-      columns_(static_cast<double>(parts_of(p.weights.n, kernels_->column_step))) {
+      vectors_(static_cast<double>(parts_of(p.weights.n, kernels_->column_step))) {
   const Winograd& k = *kernels_->winograd;
   for (std::size_t i = 0; i < panels_of(*kernels_, p.weights.n); ++i) {
     const Panel panel = panel_of(*kernels_, p.weights.n, i);
@@ -58,7 +59,6 @@ Tiled::Tiled(const Products& p, const Windows& w)
     }
   }
   weights_bytes_ = k.weights_bytes(channels_, k.columns);
-  made_channels_ = kMostChannels / k.channels * k.channels;
   // A short axis has four of the six points.
   const auto points = [](std::size_t tiles, std::size_t outputs) {
     return kTileInputs * tiles - (ends_short(outputs) ? kTileInputs - kTileInputs * 2 / 3 : 0);
@@ -66,6 +66,7 @@ Tiled::Tiled(const Products& p, const Windows& w)
   share_of_points_ = static_cast<double>(points(down_, w.out_height) * points(across_, w.out_width)) /
                      static_cast<double>(kTilePoints * down_ * across_);
   share_out(p.threads);
+  place();
 }
 
 bool Tiled::keeps(std::size_t parts) const { return parts * weights_bytes_ <= kKeptBytes; }
@@ -82,7 +83,7 @@ std::size_t Tiled::point(std::size_t tiles) const { return (tiles | 1) * kernels
 double Tiled::cost(std::size_t tiles, std::size_t parts) const {
   const Winograd& k = *kernels_->winograd;
   const double channels = static_cast<double>(channels_);
-  const double columns = std::min(static_cast<double>(parts * (k.columns / kernels_->column_step)), columns_);
+  const double columns = std::min(static_cast<double>(parts * (k.columns / kernels_->column_step)), vectors_);
   const double times = keeps(parts) ? 1 : static_cast<double>(parts_of(tiles, most_tiles(false)));
   const double tile = kInput * channels / static_cast<double>(k.channels) +
                       columns * (kProduct * share_of_points_ * channels + kOutput);
@@ -106,55 +107,48 @@ void Tiled::share_out(std::size_t threads) {
   }
 }
 
-std::size_t Tiled::scratch() const {
-  const Memory m = memory(nullptr);
-  return reinterpret_cast<std::size_t>(m.end);
-}
-
-Tiled::Memory Tiled::memory(std::uint8_t* scratch) const {
+void Tiled::place() {
   const Winograd& k = *kernels_->winograd;
-  const std::size_t parts = parts_of(parts_.size(), column_jobs_);
-  Memory m;
-  const auto take = [&](auto*& to, std::size_t bytes) {
-    to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(scratch);
-    scratch += round_up(bytes, 64);
+  const std::size_t parts = parts_of(parts_.size(), column_jobs_), sums = k.columns * sizeof(std::int32_t);
+  kept_ = keeps(parts);
+  made_channels_ = kept_ ? channels_ : std::min(channels_, kMostChannels / k.channels * k.channels);
+  const std::size_t tiles = std::min(most_tiles(kept_), parts_of(tiles_, row_jobs_));
+  const auto take = [&](std::size_t bytes) {
+    const std::size_t place = scratch_;
+    scratch_ += round_up(bytes, 64);
+    return place;
   };
-  const std::size_t sums = k.columns * sizeof(std::int32_t);
-  const std::size_t tiles = std::min(most_tiles(keeps(parts)), parts_of(tiles_, row_jobs_));
-  const std::size_t blocks = channels_ / k.channels;
-  take(m.input, blocks * kTilePoints * point(tiles) * sizeof(std::int16_t));
-  const std::size_t made = k.weights_bytes(std::min(channels_, made_channels_), k.columns);
-  take(m.weights, keeps(parts) ? parts * weights_bytes_ : made);
-  take(m.products, tiles * kTilePoints * sums);
-  take(m.sums, tiles * kTileOutputs * kTileOutputs * sums);
-  take(m.pixels, kTilePoints * channels_);
-  m.end = scratch;
-  return m;
+  places_.input = take(channels_ / k.channels * kTilePoints * point(tiles) * sizeof(std::int16_t));
+  places_.weights = take(kept_ ? parts * weights_bytes_ : k.weights_bytes(made_channels_, k.columns));
+  places_.products = take(tiles * kTilePoints * sums);
+  places_.sums = take(tiles * kTileOutputs * kTileOutputs * sums);
+  places_.pixels = take(kTilePoints * channels_);
 }
 
 void Tiled::run(const Source& source, std::size_t job, std::uint8_t* scratch, const Use& use) const {
   const Winograd& k = *kernels_->winograd;
-  const Memory m = memory(scratch);
+  const Memory m{reinterpret_cast<std::int16_t*>(scratch + places_.input),
+                 reinterpret_cast<std::int16_t*>(scratch + places_.weights),
+                 reinterpret_cast<std::int32_t*>(scratch + places_.products),
+                 reinterpret_cast<std::int32_t*>(scratch + places_.sums), scratch + places_.pixels};
   const std::size_t row_job = job % row_jobs_, column_job = job / row_jobs_;
   const std::size_t first = row_job * tiles_ / row_jobs_, end = (row_job + 1) * tiles_ / row_jobs_;
   const std::size_t begin = column_job * parts_.size() / column_jobs_;
   const std::size_t parts = (column_job + 1) * parts_.size() / column_jobs_ - begin;
-  const bool kept = keeps(parts_of(parts_.size(), column_jobs_));
-  const std::size_t chunk = kept ? channels_ : std::min(channels_, made_channels_);
   const auto packed = [&](std::size_t part, std::size_t channel) {
     const Columns& c = parts_[begin + part];
     return TileWeights{.first = source.weights + c.weights + channel * c.packed_columns,
                        .tap = channels_ * c.packed_columns, .panel_columns = c.packed_columns,
-                       .channels = std::min(chunk, channels_ - channel), .columns = c.panel.columns};
+                       .channels = std::min(made_channels_, channels_ - channel), .columns = c.panel.columns};
   };
-  const auto weights = [&](std::size_t part) { return m.weights + (kept ? part * weights_bytes_ / 2 : 0); };
-  if (kept) {
+  const auto weights = [&](std::size_t part) { return m.weights + (kept_ ? part * weights_bytes_ / 2 : 0); };
+  if (kept_) {
     for (std::size_t part = 0; part < parts; ++part) k.weights(packed(part, 0), weights(part));
   }
-  const std::size_t groups = parts_of(end - first, most_tiles(kept));
+  const std::size_t groups = parts_of(end - first, most_tiles(kept_));
   for (std::size_t i = 0; i < groups; ++i) {
     const Group group = group_of(first + i * (end - first) / groups, first + (i + 1) * (end - first) / groups);
-    if (!kept) k.prefetch(packed(0, 0));
+    if (!kept_) k.prefetch(packed(0, 0));
     for (std::size_t t = 0; t < group.tiles; ++t) read_tile(source, group, t, m);
     TileProduct p{.input = m.input, .weights = nullptr, .point = point(group.tiles), .channels = 0, .columns = 0,
                   .narrow = group.of_kind[0], .whole = group.of_kind[1], .flat = group.of_kind[2],
@@ -162,15 +156,15 @@ void Tiled::run(const Source& source, std::size_t job, std::uint8_t* scratch, co
     for (std::size_t part = 0; part < parts; ++part) {
       p.columns = parts_[begin + part].panel.columns;
       p.weights = weights(part);
-      for (std::size_t channel = 0; channel < channels_; channel += chunk) {
+      for (std::size_t channel = 0; channel < channels_; channel += made_channels_) {
         p.input = m.input + channel * kTilePoints * (p.point / k.channels);
-        p.channels = std::min(chunk, channels_ - channel);
+        p.channels = std::min(made_channels_, channels_ - channel);
         p.continued = channel > 0;
         p.next = {};
-        if (!kept) {
+        if (!kept_) {
           k.weights(packed(part, channel), weights(part));
-          const bool more = channel + chunk < channels_;
-          if (more || part + 1 < parts) p.next = more ? packed(part, channel + chunk) : packed(part + 1, 0);
+          const bool more = channel + made_channels_ < channels_;
+          if (more || part + 1 < parts) p.next = more ? packed(part, channel + made_channels_) : packed(part + 1, 0);
         }
         k.product(p);
       }

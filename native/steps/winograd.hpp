@@ -17,7 +17,7 @@ class Tiled {
   static std::optional<Tiled> of(const Products& products, const Windows& w);
 
   std::size_t jobs() const { return row_jobs_ * column_jobs_; }  // of each group
-  std::size_t scratch() const;
+  std::size_t scratch() const { return scratch_; }
 
   // What a job reads: the images from a group's first channel on, the group's weights, and what each image is
   // padded with.
@@ -42,23 +42,26 @@ class Tiled {
   struct Group {
     std::size_t first, tiles, of_kind[kTileKinds], place[kMostTiles];
   };
-  // Where in a thread's memory things lie.
+  // In a thread's memory, and where there.
   struct Memory {
     std::int16_t *input, *weights;
     std::int32_t *products, *sums;
-    std::uint8_t *pixels, *end;
+    std::uint8_t* pixels;
+  };
+  struct Places {
+    std::size_t input, weights, products, sums, pixels;
   };
 
   Tiled(const Products& products, const Windows& w);
   double cost(std::size_t tiles, std::size_t parts) const;
   void share_out(std::size_t threads);
+  void place();
   // Whether the weights of so many parts stay in the cache for all groups of tiles.
   bool keeps(std::size_t parts) const;
   std::size_t most_tiles(bool kept) const;
   std::size_t point(std::size_t tiles) const;
   TileKind kind_of(std::size_t tile) const;
   Group group_of(std::size_t first, std::size_t end) const;
-  Memory memory(std::uint8_t* scratch) const;
   void read_tile(const Source& source, const Group& group, std::size_t t, const Memory& memory) const;
   void write_tiles(const Panel& columns, const Group& group, const Memory& memory, const Use& use) const;
 
@@ -67,10 +70,15 @@ class Tiled {
   std::size_t channels_;                        // of a group
   std::size_t down_, across_, tiles_, groups_;  // tiles of an image, and all
   std::vector<Columns> parts_;
-  std::size_t weights_bytes_, made_channels_;   // of a part, at most; made at a time
+  double vectors_;                              // of columns
+  double share_of_points_ = 1;                  // of 36 for each tile
+  double cost_ = 0;                             // of the thread that has most to do
   std::size_t row_jobs_ = 1, column_jobs_ = 1;
-  double columns_;                              // in vectors of a cost
-  double share_of_points_ = 1, cost_ = 0;                             // of the thread that has most to do
+  bool kept_ = false;                           // whether weights stay for all groups of tiles
+  std::size_t weights_bytes_ = 0;               // of a part, at most
+  std::size_t made_channels_ = 0;               // whose weights are made at a time
+  Places places_{};
+  std::size_t scratch_ = 0;
 };
 
 }  // namespace intact
