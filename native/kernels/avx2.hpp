@@ -112,6 +112,8 @@ struct Avx2Base {
     const auto of = [](int quad) { return ((4 * quad + kOf + 1) << 24) | 0x80'0080 | ((4 * quad + kOf) << 8); };
     return _mm_setr_epi32(of(0), of(1), of(2), of(3));
   }
+  static I bits_of_both(I a, I b) { return _mm256_and_si256(a, b); }
+  static bool any_up_to(I v, I most) { return _mm256_movemask_epi8(_mm256_cmpgt_epi32(v, most)) != -1; }
   template <int kBits>
   static I shift_left(I v) { return _mm256_slli_epi32(v, kBits); }
   template <int kBits>

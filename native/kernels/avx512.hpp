@@ -148,6 +148,8 @@ struct Avx512 {
     const B order = _mm512_broadcast_i32x4(Half::pair_bytes<kLast>());
     return _mm512_srai_epi16(_mm512_shuffle_epi8(v, order), 8);
   }
+  static I bits_of_both(I a, I b) { return _mm512_and_si512(a, b); }
+  static bool any_up_to(I v, I most) { return _mm512_cmple_epi32_mask(v, most) != 0; }
   template <int kBits>
   static I shift_left(I v) { return _mm512_slli_epi32(v, kBits); }
   template <int kBits>

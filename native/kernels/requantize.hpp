@@ -2,6 +2,8 @@
 
 // From exact sums to uint8: in registers, where they came to be, or from memory.
 
+#include <cmath>
+
 #include "../kernels.hpp"
 #include "pointwise.hpp"
 #include "quad.hpp"
@@ -101,45 +103,114 @@ void requantize(const std::int32_t* sums, std::size_t panel, std::size_t count, 
   if (r.table && !HasTables<V>) lookup<V>(y, count, columns, stride, r.table);
 }
 
+// What of V adds two bytes in fixed point.
+template <class V>
+concept HasFixedPoint = requires(typename V::I v) { V::template shift_right<1>(v), V::any_up_to(v, v); };
+
+// The sum of two scaled integers in steps of a third scale, in fixed point: 2**kBits a step. What is within
+// `near` of where rounding changes, by which the fixed point may be off, is left to floats.
+struct FixedSum {
+  static constexpr int kBits = 21;
+  static constexpr double kMostSteps = 768;  // and a zero point more, times 2**kBits, fit int32
+  std::int32_t a, b, start, near;
+  bool fits;
+
+  explicit FixedSum(const intact::Sum& s) {
+    constexpr double kOne = 1 << kBits, kMostByte = 256, kRoundings = 4.0 / (1 << 24);
+    const double of_a = static_cast<double>(s.a_scale) / static_cast<double>(s.scale);
+    const double of_b = static_cast<double>(s.b_scale) / static_cast<double>(s.scale);
+    const double most = kMostByte * (of_a + of_b);
+    fits = most < kMostSteps;
+    if (!fits) return;
+    a = static_cast<std::int32_t>(std::lround(of_a * kOne));
+    b = static_cast<std::int32_t>(std::lround(of_b * kOne));
+    // Half a unit of each factor times what it multiplies, and four roundings of float32 to `most` steps.
+    near = static_cast<std::int32_t>(kMostByte + kRoundings * most * kOne) + 1;
+    start = (s.zero_point << kBits) + (1 << (kBits - 1)) + near - b * s.b_zero_point;
+  }
+};
+
 // What becomes of sums and another uint8 tensor, for a panel. kBounded: the sum lies between -2**14 and
-// 2**14 of its steps, so that the bytes can be clamped instead.
-template <class V, std::size_t kVectors, bool kBounded>
+// 2**14 of its steps, so that the bytes can be clamped instead. kFixed: it is a FixedSum that fits, and no scale
+// reaches 1.
+template <class V, std::size_t kVectors, bool kBounded, bool kFixed = false>
 struct Adder {
   using Q = Quad<V, kVectors>;
   const std::int32_t zero_point;
   typename V::F a_low, a_high, a_scale, b_scale, scale, reciprocal, low, high, factor[kVectors];
   typename V::I b_zero;
   typename V::B lowest, highest;
+  typename V::I least_a, most_a, fixed_a, fixed_b, start, fraction, near;  // of kFixed alone
 
-  Adder(const intact::Requantize& r, const intact::Sum& s)
+  Adder(const intact::Requantize& r, const intact::Sum& s, const FixedSum& fixed)
       : zero_point(s.zero_point), a_low(V::broadcast(r.low)), a_high(V::broadcast(r.high)),
         a_scale(V::broadcast(s.a_scale)), b_scale(V::broadcast(s.b_scale)),
         scale(V::broadcast(s.scale)), reciprocal(V::broadcast(1.0f / s.scale)),
         low(V::broadcast(s.low)), high(V::broadcast(s.high)), b_zero(V::broadcast(s.b_zero_point)),
         lowest(byte(s.low)), highest(byte(s.high)) {
     for (std::size_t v = 0; v < kVectors; ++v) factor[v] = V::load(r.scale + v * V::kInts);
+    if constexpr (kFixed) {
+      least_a = V::broadcast(static_cast<std::int32_t>(r.low));
+      most_a = V::broadcast(static_cast<std::int32_t>(r.high));
+      fixed_a = V::broadcast(fixed.a);
+      fixed_b = V::broadcast(fixed.b);
+      start = V::broadcast(fixed.start);
+      fraction = V::broadcast((1 << FixedSum::kBits) - 1);
+      near = V::broadcast(2 * fixed.near);
+    }
   }
 
   typename V::B byte(float bound) const {
     return V::broadcast_byte(static_cast<std::uint8_t>(static_cast<std::int32_t>(bound) + zero_point));
   }
 
+  static typename V::I other_of(const std::uint8_t* other, std::size_t row, std::size_t stride, std::size_t columns,
+                                std::size_t of) {
+    const std::size_t column = of * V::kInts, n = columns <= column ? 0 : columns - column;
+    return n == 0 ? V::zero() : V::load_u8(other + row * stride + column, n);
+  }
+
   template <class Sum>
   [[gnu::always_inline]] void quad(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum,
             const std::uint8_t* other, std::uint8_t* y, std::size_t stride) const {
+    if constexpr (kFixed) {
+      typename V::I steps[4], off = fraction;
+      for_each_index<4>([&](auto v) INTACT_INLINE {
+        constexpr std::size_t kOf = Q::vector(v);
+        const std::size_t row = i + Q::row(v);
+        const auto whole = V::round(V::mul(V::to_float(sum(row, kOf)), factor[kOf]));
+        const auto a = V::mul(V::min(V::max(whole, least_a), most_a), fixed_a);
+        const auto b = V::mul(other_of(other, least_of(row, last), stride, columns, kOf), fixed_b);
+        const auto total = V::add(V::add(a, b), start);
+        off = V::min(off, V::bits_of_both(total, fraction));
+        steps[v] = V::template shift_right<FixedSum::kBits>(total);
+      });
+      if (__builtin_expect(!V::any_up_to(off, near), 1)) return store(i, last, columns, V::narrow(steps, 0), y, stride);
+    }
+    by_floats(i, last, columns, sum, other, y, stride);
+  }
+
+  // As the reference does.
+  template <class Sum>
+  [[gnu::always_inline]] void by_floats(std::size_t i, std::size_t last, std::size_t columns, const Sum& sum,
+                 const std::uint8_t* other, std::uint8_t* y, std::size_t stride) const {
     typename V::F total[4];
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t row = i + Q::row(v), of = Q::vector(v), column = of * V::kInts;
+      const std::size_t row = i + Q::row(v), of = Q::vector(v);
       const auto steps = V::mul(V::to_float(sum(row, of)), factor[of]);
       const auto a = V::mul(V::rounded(V::min(V::max(steps, a_low), a_high)), a_scale);
-      const std::size_t n = columns <= column ? 0 : columns - column;
-      const auto q = V::sub(n == 0 ? V::zero() : V::load_u8(other + least_of(row, last) * stride + column, n), b_zero);
+      const auto q = V::sub(other_of(other, least_of(row, last), stride, columns, of), b_zero);
       total[v] = V::add(a, V::mul(V::to_float(q), b_scale));
     }
     typename V::I steps[4];
     divide_round4<V, kBounded>(total, scale, reciprocal, low, high, steps);
-    auto bytes = V::in_order(V::narrow(steps, zero_point));
+    store(i, last, columns, V::narrow(steps, zero_point), y, stride);
+  }
+
+  [[gnu::always_inline]] void store(std::size_t i, std::size_t last, std::size_t columns, typename V::B narrowed,
+             std::uint8_t* y, std::size_t stride) const {
+    auto bytes = V::in_order(narrowed);
     if constexpr (kBounded) bytes = V::min_u8(V::max_u8(bytes, lowest), highest);
     Q::store(y, stride, i, last, columns, bytes);
   }
@@ -149,10 +220,14 @@ struct Adder {
 template <class V, std::size_t kVectors, class Use>
 void with_adder(const intact::Requantize& r, const intact::Sum& s, const Use& use) {
   constexpr float kMostSteps = 1 << 14, kMostValues = 256;
+  const FixedSum fixed(s);
+  if constexpr (HasFixedPoint<V>) {
+    if (r.small && fixed.fits) return use(Adder<V, kVectors, true, true>(r, s, fixed));
+  }
   if (kMostValues * (s.a_scale + s.b_scale) < kMostSteps * s.scale) {
-    use(Adder<V, kVectors, true>(r, s));
+    use(Adder<V, kVectors, true>(r, s, fixed));
   } else {
-    use(Adder<V, kVectors, false>(r, s));
+    use(Adder<V, kVectors, false>(r, s, fixed));
   }
 }
 

@@ -200,6 +200,29 @@ def test_add_rounds_every_pair_of_integers_as_division_does(isa: str) -> None:
 
 
 @each_isa
+@pytest.mark.parametrize("channels", [16, 64])
+@pytest.mark.parametrize("scales", [(0.5, 0.25, 1.0), (0.1, 0.3, 0.2), (1e-3, 7e-3, 3e-3)])
+def test_products_add_every_pair_of_integers_as_floats_do(
+    isa: str, channels: int, scales: tuple[float, float, float]
+) -> None:
+    """A product whose results are all integers that three quarters of a byte can be, and a residual."""
+    values, residual = (m.astype(np.uint8)[None, None] for m in np.mgrid[0:256, 0:256])
+    y, other, z = (qparams(s, p) for s, p in zip(scales, (97, 130, 90), strict=True))
+    x = qparams(scales[0] * 0.75, 128)
+    x_q, other_q = np.repeat(values, channels, axis=1), np.repeat(residual, 24, axis=1)
+    w_q = np.zeros((24, channels, 1, 1), np.int8)
+    w_q[np.arange(24), np.arange(24) % channels] = 1
+    w = qparams(1.0, 0)
+    graph = Graph()
+    operands = [graph.activation("x", x_q, x), graph.weight("w", w_q, w)]
+    first = graph.quantized(graph.node("Conv", operands, "c"), y)
+    graph.node("Add", [first, graph.activation("other", other_q, other)], "s")
+    y_q = arithmetic.conv(x_q, x, w_q, w, None, y)
+    expected = dequantize(arithmetic.add(y_q, y, other_q, other, z), z)
+    assert_same(graph.run([graph.quantized("s", z)], isa)[0], expected)
+
+
+@each_isa
 @quick
 @given(seeds)
 def test_gate(isa: str, seed: int) -> None:
