@@ -205,7 +205,7 @@ def test_add_rounds_every_pair_of_integers_as_division_does(isa: str) -> None:
 def test_products_add_every_pair_of_integers_as_floats_do(
     isa: str, channels: int, scales: tuple[float, float, float]
 ) -> None:
-    """A product whose results are all integers that three quarters of a byte can be, and a residual."""
+    """A product that gives three quarters of all bytes, and every byte as a residual."""
     values, residual = (m.astype(np.uint8)[None, None] for m in np.mgrid[0:256, 0:256])
     y, other, z = (qparams(s, p) for s, p in zip(scales, (97, 130, 90), strict=True))
     x = qparams(scales[0] * 0.75, 128)
