@@ -18,6 +18,7 @@ inline std::size_t times(std::size_t a, std::size_t b) {
   return product;
 }
 
+inline std::size_t divide_up(std::size_t x, std::size_t by) { return (x + by - 1) / by; }
 inline std::size_t round_up(std::size_t x, std::size_t step) { return (x + step - 1) / step * step; }
 
 }  // namespace intact

@@ -10,8 +10,6 @@ constexpr std::size_t kMostPieceBytes = 64;  // of few channels
 constexpr std::size_t kTallestKernel = 32;   // whose lines are copied that way
 constexpr std::size_t kSmallStep = 4;        // values of K that few zeros fill up
 
-std::size_t up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 void Windows::check() const {
@@ -49,9 +47,9 @@ Reading reading_of(const Kernels& kernels, const Kernel& kernel, std::size_t gro
                      kernel.dilation_w == 1 && stride <= kernel.h && stride <= kernel.w &&
                      kernel.h <= kTallestKernel;
   if (!plain || times(stride, times(stride, channels)) > kMostPieceBytes) return gathered;
-  const std::size_t bytes = up(kernel.w, stride) * stride * stride * channels;
+  const std::size_t bytes = divide_up(kernel.w, stride) * stride * stride * channels;
   if (bytes > kMostPieceBytes) return gathered;
-  return {Order::kLines, channels, up(kernel.h, stride), round_up(bytes, kernels.k_step)};
+  return {Order::kLines, channels, divide_up(kernel.h, stride), round_up(bytes, kernels.k_step)};
 }
 
 std::size_t place_of(const Kernel& kernel, const Reading& reading, std::size_t i) {
@@ -69,7 +67,7 @@ std::size_t place_of(const Kernel& kernel, const Reading& reading, std::size_t i
 Lines::Lines(const Windows& w, const Reading& reading, std::size_t out_lines)
     : w_(w), order_(reading.order), out_lines_(out_lines) {
   const std::size_t reach_w = (w.kernel_w - 1) * w.dilation_w, reach_h = (w.kernel_h - 1) * w.dilation_h;
-  pitch_ = up((w.out_width - 1) * w.stride_w + reach_w + 1, w.stride_w);
+  pitch_ = divide_up((w.out_width - 1) * w.stride_w + reach_w + 1, w.stride_w);
   deepest_ = out_lines + reach_h / w.stride_h;
   if (order_ == Order::kLines) {
     step_ = w.stride_h * w.stride_w * w.channels;
@@ -138,7 +136,7 @@ void Lines::fill_group(const std::uint8_t* image, std::ptrdiff_t line, std::uint
   const std::size_t stride = w_.stride_h, size = stride * w_.channels, row = w_.width * w_.channels;
   const auto height = static_cast<std::ptrdiff_t>(w_.height);
   const bool inside = line >= 0 && line + static_cast<std::ptrdiff_t>(stride) <= height;
-  const std::size_t begin = std::min(pitch_, up(w_.pad_left, stride));
+  const std::size_t begin = std::min(pitch_, divide_up(w_.pad_left, stride));
   const std::size_t whole = std::min(pitch_, (w_.width + w_.pad_left) / stride);
   std::size_t q = 0;
   for (; q < begin; ++q) fill_piece(image, line, q, zero, to + q * step_);

@@ -285,7 +285,7 @@ class Convolution final : public Step, public Lined {
     Panel panel;
     std::size_t width;
 
-    std::size_t parts() const { return (count + step->part_rows_ - 1) / step->part_rows_; }
+    std::size_t parts() const { return divide_up(count, step->part_rows_); }
     static void finish(const void* state, std::size_t part) {
       const auto& block = *static_cast<const Block*>(state);
       const std::size_t rows = block.step->part_rows_, first = part * rows;

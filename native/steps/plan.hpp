@@ -21,6 +21,7 @@ struct Products {
   const Packed& weights;
   std::size_t threads;
 
+  std::size_t wanted_jobs() const;  // at most, so that threads can share them out evenly
   bool many_weights() const;  // that do not fit the L2 cache beside the rows
 };
 

@@ -7,7 +7,6 @@
 namespace intact {
 namespace {
 
-constexpr std::size_t kJobsPerThread = 4;
 constexpr std::size_t kKeptBytes = 320 * 1024;  // of weights that stay in the cache for all groups of tiles
 constexpr std::size_t kTilesBeside = 28;        // of a group, beside those
 constexpr std::size_t kMostChannels = 128;      // whose weights are made at a time, where they are not kept
@@ -25,8 +24,6 @@ bool ends_short(std::size_t outputs) {
   const std::size_t rest = outputs % kTileOutputs;
   return rest > 0 && rest <= kShortOutputs;
 }
-
-std::size_t parts_of(std::size_t all, std::size_t jobs) { return (all + jobs - 1) / jobs; }
 
 }  // namespace
 
@@ -47,9 +44,9 @@ std::optional<Tiled> Tiled::of(const Products& p, const Windows& w) {
 
 Tiled::Tiled(const Products& p, const Windows& w)
     : w_(w), kernels_(&p.kernels), channels_(w.channels / p.weights.groups),
-      down_(parts_of(w.out_height, kTileOutputs)), across_(parts_of(w.out_width, kTileOutputs)),
+      down_(divide_up(w.out_height, kTileOutputs)), across_(divide_up(w.out_width, kTileOutputs)),
       tiles_(times(w.images, down_ * across_)), groups_(p.weights.groups),
-      vectors_(static_cast<double>(parts_of(p.weights.n, kernels_->column_step))) {
+      vectors_(static_cast<double>(divide_up(p.weights.n, kernels_->column_step))) {
   const Winograd& k = *kernels_->winograd;
   for (std::size_t i = 0; i < panels_of(*kernels_, p.weights.n); ++i) {
     const Panel panel = panel_of(*kernels_, p.weights.n, i);
@@ -65,7 +62,7 @@ Tiled::Tiled(const Products& p, const Windows& w)
   };
   share_of_points_ = static_cast<double>(points(down_, w.out_height) * points(across_, w.out_width)) /
                      static_cast<double>(kTilePoints * down_ * across_);
-  share_out(p.threads);
+  share_out(p);
   place();
 }
 
@@ -84,20 +81,20 @@ double Tiled::cost(std::size_t tiles, std::size_t parts) const {
   const Winograd& k = *kernels_->winograd;
   const double channels = static_cast<double>(channels_);
   const double columns = std::min(static_cast<double>(parts * (k.columns / kernels_->column_step)), vectors_);
-  const double times = keeps(parts) ? 1 : static_cast<double>(parts_of(tiles, most_tiles(false)));
+  const double times = keeps(parts) ? 1 : static_cast<double>(divide_up(tiles, most_tiles(false)));
   const double tile = kInput * channels / static_cast<double>(k.channels) +
                       columns * (kProduct * share_of_points_ * channels + kOutput);
   return kWeights * channels * columns * times + static_cast<double>(tiles) * tile;
 }
 
 // Tiles and columns in jobs, so that the thread that has most to do has the least.
-void Tiled::share_out(std::size_t threads) {
-  const std::size_t most = threads == 1 ? 1 : threads * kJobsPerThread;
+void Tiled::share_out(const Products& p) {
+  const std::size_t most = p.wanted_jobs();
   cost_ = std::numeric_limits<double>::infinity();
   for (std::size_t columns = 1; columns <= std::min(parts_.size(), most); ++columns) {
     for (std::size_t rows = 1; rows <= std::min(tiles_, most / columns); ++rows) {
-      const double each = cost(parts_of(tiles_, rows), parts_of(parts_.size(), columns));
-      const double all = static_cast<double>(parts_of(rows * columns * groups_, threads)) * each;
+      const double each = cost(divide_up(tiles_, rows), divide_up(parts_.size(), columns));
+      const double all = static_cast<double>(divide_up(rows * columns * groups_, p.threads)) * each;
       if (all < cost_) {
         cost_ = all;
         row_jobs_ = rows;
@@ -109,10 +106,10 @@ void Tiled::share_out(std::size_t threads) {
 
 void Tiled::place() {
   const Winograd& k = *kernels_->winograd;
-  const std::size_t parts = parts_of(parts_.size(), column_jobs_), sums = k.columns * sizeof(std::int32_t);
+  const std::size_t parts = divide_up(parts_.size(), column_jobs_), sums = k.columns * sizeof(std::int32_t);
   kept_ = keeps(parts);
   made_channels_ = kept_ ? channels_ : std::min(channels_, kMostChannels / k.channels * k.channels);
-  const std::size_t tiles = std::min(most_tiles(kept_), parts_of(tiles_, row_jobs_));
+  const std::size_t tiles = std::min(most_tiles(kept_), divide_up(tiles_, row_jobs_));
   const auto take = [&](std::size_t bytes) {
     const std::size_t place = scratch_;
     scratch_ += round_up(bytes, 64);
@@ -145,7 +142,7 @@ void Tiled::run(const Source& source, std::size_t job, std::uint8_t* scratch, co
   if (kept_) {
     for (std::size_t part = 0; part < parts; ++part) k.weights(packed(part, 0), weights(part));
   }
-  const std::size_t groups = parts_of(end - first, most_tiles(kept_));
+  const std::size_t groups = divide_up(end - first, most_tiles(kept_));
   for (std::size_t i = 0; i < groups; ++i) {
     const Group group = group_of(first + i * (end - first) / groups, first + (i + 1) * (end - first) / groups);
     if (!kept_) k.prefetch(packed(0, 0));

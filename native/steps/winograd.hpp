@@ -54,7 +54,7 @@ class Tiled {
 
   Tiled(const Products& products, const Windows& w);
   double cost(std::size_t tiles, std::size_t parts) const;
-  void share_out(std::size_t threads);
+  void share_out(const Products& products);
   void place();
   // Whether the weights of so many parts stay in the cache for all groups of tiles.
   bool keeps(std::size_t parts) const;
