@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kLargePage = 2 * 1024 * 1024;
 constexpr std::size_t kBlock = 32 * 1024 * 1024;  // of addresses; memory is what is written to
+constexpr std::size_t kWorthALargePage = kLargePage / 8;
 
 }  // namespace
 
@@ -29,21 +30,29 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 #endif
 }
 
+std::size_t Store::needed(std::size_t bytes) { return round_up(bytes + kSlack, kAlignment); }
+
+void Store::reserve(std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  block_ = Buffer(bytes < kWorthALargePage ? bytes : round_up(bytes, kLargePage));
+  used_ = 0;
+}
+
 Buffer Store::take(std::size_t bytes) {
 #ifdef __SANITIZE_ADDRESS__
   return Buffer(bytes);  // so that what lies beyond one is seen
 #else
-  const std::size_t needed = round_up(bytes + kSlack, kAlignment);
-  if (needed > kBlock / 2) return Buffer(bytes);
+  const std::size_t size = needed(bytes);
   const std::lock_guard lock(mutex_);
-  if (block_.bytes() - used_ < needed) {
+  if (block_.bytes() - used_ < size) {
+    if (size > kBlock / 2) return Buffer(bytes);
     block_ = Buffer(kBlock);
     used_ = 0;
   }
   Buffer taken;
   taken.data_ = {block_.data_, block_.data() + used_};
   taken.bytes_ = bytes;
-  used_ += needed;
+  used_ += size;
   return taken;
 #endif
 }

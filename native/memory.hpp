@@ -30,6 +30,9 @@ class Buffer {
 class Store {
  public:
   Buffer take(std::size_t bytes);
+  // The block that the next ones lie in, of `bytes` with what each of them needs (see `needed`).
+  void reserve(std::size_t bytes);
+  static std::size_t needed(std::size_t bytes);
 
  private:
   std::mutex mutex_;

@@ -77,14 +77,19 @@ Engine::Engine(std::size_t threads, const char* isa)
 }
 
 std::uint8_t* Engine::arena(std::size_t bytes) {
-  if (arena_.bytes() < bytes || arena_.data() == nullptr) arena_ = Buffer(bytes);
+  const bool enough = arena_.data() != nullptr && arena_.bytes() >= bytes && scratch_[0].bytes() >= scratch_bytes_;
+  if (enough) return arena_.data();
+  // Side by side on large pages, where the memory's addresses do not say by chance which of its lines are in each
+  // other's way in a cache. What was there before goes first.
+  const std::size_t of_arena = std::max(bytes, arena_.bytes());
+  arena_ = {};
+  std::fill(scratch_.begin(), scratch_.end(), Buffer());
+  Store memory;
+  const std::size_t of_threads = times(scratch_.size(), Store::needed(scratch_bytes_));
+  memory.reserve(Store::needed(of_arena) + of_threads);
+  arena_ = memory.take(of_arena);
+  for (Buffer& scratch : scratch_) scratch = memory.take(scratch_bytes_);
   return arena_.data();
-}
-
-void Engine::reserve_scratch(std::size_t bytes) {
-  for (Buffer& buffer : scratch_) {
-    if (buffer.bytes() < bytes || buffer.data() == nullptr) buffer = Buffer(bytes);
-  }
 }
 
 double Engine::peak() {
@@ -94,6 +99,7 @@ double Engine::peak() {
   const Kernels& k = kernels_;
   const std::size_t rows = k.block_rows(k.columns), sums = rows * k.columns * sizeof(std::int32_t);
   reserve_scratch(sums + kDepth * (rows + k.columns));
+  arena(0);
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t round = 0; round < kRounds; ++round) {
     const auto start = Clock::now();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -55,9 +56,10 @@ class Engine {
   Pool& pool() { return pool_; }
   std::mutex& mutex() { return mutex_; }
   Store& store() { return store_; }
+  // Where a run works: an arena of so many bytes, and what threads need besides, as it was reserved.
   std::uint8_t* arena(std::size_t bytes);
   std::uint8_t* scratch(std::size_t thread) const { return scratch_[thread].data(); }
-  void reserve_scratch(std::size_t bytes);
+  void reserve_scratch(std::size_t bytes) { scratch_bytes_ = std::max(scratch_bytes_, bytes); }
   // Multiply-accumulates a second, in billions, of all threads on data in their L1 caches.
   double peak();
 
@@ -68,6 +70,7 @@ class Engine {
   Store store_;  // of weights
   Buffer arena_;
   std::vector<Buffer> scratch_;
+  std::size_t scratch_bytes_ = 0;  // of a thread
 };
 
 // kLines: in the memory of a chain, which holds some lines of it at a time.
