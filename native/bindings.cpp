@@ -276,18 +276,23 @@ NB_MODULE(_native, m) {
                                 const std::optional<Place>& other,
                                 const std::optional<std::array<float, 2>>& bounds,
                                 const std::optional<ExtremesPlace>& extremes,
-                                const std::optional<RowPlaces>& found) {
+                                const std::optional<RowPlaces>& found,
+                                const std::optional<std::array<Place, 3>>& of_lines) {
         Output output = output_of(bias, scale, std::nullopt);
         output.rows = rows_of(rows);
         output.extremes = extremes_of(extremes);
         if (found) output.found = rows_of(*found);
+        if (of_lines) {
+          const auto& [sums, most, negatives] = *of_lines;
+          output.of_lines = {target(sums), target(most), target(negatives)};
+        }
         output.real = real_tail_of(shift, function, other, bounds, std::nullopt);
         p.add(make_real_depthwise(p, region(x), target(y), windows(sizes), vector(weights),
                                   std::move(output)), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("windows"), nb::arg("weights"),
          nb::arg("bias"), nb::arg("scale"), nb::arg("rows"), nb::arg("shift").none(),
          nb::arg("function").none(), nb::arg("other").none(), nb::arg("bounds").none(),
-         nb::arg("extremes").none(), nb::arg("found").none())
+         nb::arg("extremes").none(), nb::arg("found").none(), nb::arg("of_lines").none())
       .def("real_pool", [](Program& p, const std::string& label, const Place& x, const Place& y,
                            const WindowSizes& sizes, const std::optional<Row<float>>& counts) {
         p.add(make_real_pool(p, region(x), target(y), windows(sizes), vector(counts)), label);
@@ -376,6 +381,15 @@ NB_MODULE(_native, m) {
                                  rows, channels, pixels), label);
       }, nb::arg("label"), nb::arg("x"), nb::arg("y"), nb::arg("parameters"),
          nb::arg("extremes").none(), nb::arg("rows"), nb::arg("channels"), nb::arg("pixels"))
+      .def("quantize_gated", [](Program& p, const std::string& label, const Place& x, const Place& gate,
+                                const Place& most, const Place& negatives, const Place& y,
+                                const RowPlaces& parameters, std::size_t images, std::size_t lines,
+                                std::size_t pixels, std::size_t channels) {
+        const GatedImages given{region(x), region(gate), region(most), region(negatives), images, lines, pixels,
+                                channels};
+        p.add(make_quantize_gated(p, given, target(y), rows_of(parameters)), label);
+      }, nb::arg("label"), nb::arg("x"), nb::arg("gate"), nb::arg("most"), nb::arg("negatives"), nb::arg("y"),
+         nb::arg("parameters"), nb::arg("images"), nb::arg("lines"), nb::arg("pixels"), nb::arg("channels"))
       .def("binary", [](Program& p, const std::string& label, const Place& a, const Place& b,
                         const Place& y, const std::array<std::size_t, 3>& a_strides,
                         const std::array<std::size_t, 3>& b_strides, const std::string& operation,

@@ -124,6 +124,17 @@ struct Bytes {
 // float32(sum + bias) * scale, or for rows that were quantized one by one
 // float32(sum - zero_points[row] * bias) * (scales[row] * scale); + shift; function; + other;
 // clamped to low and high; written to y, or as uint8 to q.
+// Of the values of each column: their sum, the greatest, and the greatest of what is their negative.
+struct OfColumns {
+  float *sum, *most, *negative;
+
+  void skip(std::size_t columns) {
+    sum += columns;
+    most += columns;
+    negative += columns;
+  }
+};
+
 struct Finish {
   const std::int32_t* bias;         // one per column: where rows have parameters, sums of weights
   const float* scale;               // one per column
@@ -142,6 +153,7 @@ struct Finish {
   float* extremes;  // [2], widened to hold all of y; or null
   bool bounded = false;  // whether q_scale and q_zero_point are those of these values' own extremes
   bool far = false;      // whether `other` is likely to lie beyond a core's caches
+  OfColumns of_columns{};  // of what is written to y, of `one_image`, or nulls
 };
 
 // clamp(rne(float32((a - a_zero_point) * (b - b_zero_point)) * scale)) + zero_point.
@@ -329,8 +341,12 @@ struct Kernels {
   // y = (x - zero_point) * scale.
   void (*dequantize_bytes)(const std::uint8_t* x, std::size_t size, float scale,
                            std::int32_t zero_point, float* y);
-  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point,
+  // bounded: whether scale and zero_point are those of a range that holds all of x.
+  void (*quantize)(const float* x, std::size_t size, float scale, std::int32_t zero_point, bool bounded,
                    std::uint8_t* y);
+  // The same, bounded, of x[i] * factors[i % period]; the factors go on so for kSlack values beyond the period.
+  void (*quantize_scaled)(const float* x, std::size_t size, const float* factors, std::size_t period,
+                          float scale, std::int32_t zero_point, std::uint8_t* y);
   // Widens *least and *most, which hold zero.
   void (*extremes)(const float* x, std::size_t size, float* least, float* most);
   void (*layer_norm)(const float* x, std::size_t size, const float* gamma, const float* beta,

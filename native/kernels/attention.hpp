@@ -143,7 +143,7 @@ template <class V>
 void bytes_of_rows(const intact::Attention& a, std::size_t first, std::size_t count) {
   if (!a.bytes) return;
   for (std::size_t at = first * a.y_stride; count > 0; --count, at += a.y_stride) {
-    quantize<V>(a.y + at, a.v_width, a.q_scale, a.q_zero_point, a.bytes + at);
+    quantize<V>(a.y + at, a.v_width, a.q_scale, a.q_zero_point, false, a.bytes + at);
   }
 }
 

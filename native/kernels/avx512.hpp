@@ -280,6 +280,12 @@ struct Avx512 {
   static F lookup32(const float (&table)[32], I index) {
     return _mm512_permutex2var_ps(load(table), index, load(table + 16));
   }
+  // v > 0 with the first three digits of its mantissa alone; and these, behind the exponent, as a whole number.
+  static F leading(F v) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(-1 << kDigitsLeft)));
+  }
+  static I leading_digits(F v) { return _mm512_srli_epi32(_mm512_castps_si512(v), kDigitsLeft); }
+  static constexpr int kDigitsLeft = 20;
   // The greater of `most` and the distance of v from the nearest whole number.
   static F greater_fraction(F most, F v) {
     constexpr int kGreaterMagnitude = 0x0b;

@@ -443,7 +443,17 @@ void depthwise_real(const intact::Depthwise& d, const std::uint8_t* x, std::ptrd
       if (of.other) of.other += channel;
       if (of.y) of.y += channel;
       if (of.q) of.q += channel;
-      finish<V>(sums, W::kBytes, lines * d.out_width, n, of);
+      if (!of.of_columns.sum) {
+        finish<V>(sums, W::kBytes, lines * d.out_width, n, of);
+        continue;
+      }
+      // What is found of each line, whoever computes how many of them.
+      of.of_columns.skip(channel);
+      for (std::size_t line = 0; line < lines; ++line) {
+        finish<V>(sums + line * d.out_width * W::kBytes, W::kBytes, d.out_width, n, of);
+        of.y += d.out_width * d.channels;
+        of.of_columns.skip(d.channels);
+      }
     }
   });
 }

@@ -91,17 +91,58 @@ struct Real {
   }
 };
 
-template <class V, Of kOf, class Function>
+// What is found of a vector of columns; see OfColumns.
+template <class V>
+struct ColumnFloats {
+  typename V::F sum = V::broadcast(0.0f), most = V::broadcast(-__builtin_inff()), least = V::sub(sum, most);
+
+  [[gnu::always_inline]] void add(typename V::F x) {
+    sum = V::add(sum, x);
+    most = V::max(most, x);
+    least = V::min(least, x);
+  }
+  void store(const intact::OfColumns& to, std::size_t column, std::size_t n) const {
+    V::store(to.sum + column, sum, n);
+    V::store(to.most + column, most, n);
+    V::store(to.negative + column, V::sub(V::broadcast(0.0f), least), n);
+  }
+};
+struct NothingOfColumns {
+  template <class F>
+  void add(F) {}
+  void store(const intact::OfColumns&, std::size_t, std::size_t) const {}
+};
+
+// Found: what is found of each vector of columns.
+template <class V, Of kOf, class Found, class Function>
 void finish_floats(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                    const intact::Finish& f, const Function& function) {
+  constexpr std::size_t kRows = 4;  // whose functions go in step
   Real<V, kOf, Function> real(f, function);
+  const bool plain = !f.other && !real.clamps;
   for (std::size_t j = 0; j < columns; j += V::kInts) {
     const std::size_t n = columns - j < V::kInts ? columns - j : V::kInts;
     const Columns<V> c = real.columns(j);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t at = i * f.stride + j;
-      real.store(real.value(V::load(sums + i * panel + j), c, i, at, n), at, n);
+    Found found;
+    std::size_t i = 0;
+    for (; plain && n == V::kInts && i + kRows <= count; i += kRows) {
+      typename V::F x[kRows];
+      for_each_index<kRows>([&](auto r) INTACT_INLINE {
+        x[r] = V::add(real.scaled(V::load(sums + (i + r) * panel + j), c, i + r), c.shift);
+      });
+      apply(function, x);
+      for_each_index<kRows>([&](auto r) INTACT_INLINE {
+        real.store(x[r], (i + r) * f.stride + j, V::kInts);
+        found.add(x[r]);
+      });
     }
+    for (; i < count; ++i) {
+      const std::size_t at = i * f.stride + j;
+      const auto x = real.value(V::load(sums + i * panel + j), c, i, at, n);
+      real.store(x, at, n);
+      found.add(x);
+    }
+    found.store(f.of_columns, j, n);
   }
   real.end();
 }
@@ -165,22 +206,25 @@ template <class V, std::size_t kVectors, Of kOf, class Function>
 void finish_plain_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns,
                         const intact::Finish& f, const Function& function) {
   using Q = Quad<V, kVectors>;
+  constexpr std::size_t kOwn = Q::kRows * kVectors;  // of the quad's four
   const Real<V, kOf, Function> real(f, function);
   const Quantizer<V> quantizer(f);
   Columns<V> c[kVectors];
   for (std::size_t v = 0; v < kVectors; ++v) c[v] = real.columns(v * V::kInts);
   for (std::size_t i = 0; i < count; i += Q::kRows) {
-    typename V::F x[4];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < 4; ++v) {
+    typename V::F x[kOwn];
+    for_each_index<kOwn>([&](auto v) INTACT_INLINE {
       const std::size_t row = least_of(i + Q::row(v), count - 1), of = Q::vector(v);
       const auto sum = V::load(sums + (row * kVectors + of) * V::kInts);
-      x[v] = function(V::add(real.scaled(sum, c[of], row), c[of].shift));
-    }
+      x[v] = V::add(real.scaled(sum, c[of], row), c[of].shift);
+    });
+    apply(function, x);
     if (real.clamps) {
       for (auto& value : x) value = V::min(real.high, V::max(real.low, value));
     }
-    Q::store(f.q, f.stride, i, count - 1, columns, quantizer.bytes(x));
+    typename V::F four[4];
+    for_each_index<4>([&](auto v) INTACT_INLINE { four[v] = x[least_of(v, kOwn - 1)]; });
+    Q::store(f.q, f.stride, i, count - 1, columns, quantizer.bytes(four));
   }
 }
 
@@ -220,7 +264,12 @@ template <class V, Of kOf>
 void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count, std::size_t columns,
                   const intact::Finish& f) {
   with_function<V>(f.function, [&](const auto& function) {
-    if (!f.q) return finish_floats<V, kOf>(sums, panel, count, columns, f, function);
+    if constexpr (kOf == Of::kImage) {
+      if (f.of_columns.sum) {
+        return finish_floats<V, kOf, ColumnFloats<V>>(sums, panel, count, columns, f, function);
+      }
+    }
+    if (!f.q) return finish_floats<V, kOf, NothingOfColumns>(sums, panel, count, columns, f, function);
     constexpr std::size_t kMost = 4;  // a depthwise convolution's step is as wide as that
     with_vectors<V, kMost>(panel, [&](auto vectors) {
       if constexpr (!kLong<std::decay_t<decltype(function)>>) {

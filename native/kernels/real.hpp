@@ -7,6 +7,7 @@
 
 #include "../kernels.hpp"
 #include "gelu.hpp"
+#include "logistic.hpp"
 #include "pointwise.hpp"
 
 namespace {
@@ -72,12 +73,17 @@ constexpr float kLog2E = 1.44269504f;
 // Absolute error below 1e-6 / 4: the rounding of x log2(e) matters less the smaller the result.
 template <class V>
 typename V::F sigmoid(typename V::F x) {
+  if constexpr (HasLookup32<V>) return V::add(logistic_less_half<V>(x), V::broadcast(0.5f));
   const auto power = V::min(V::mul(x, V::broadcast(-kLog2E)), V::broadcast(126.0f));
   return V::reciprocal(V::add(V::broadcast(1.0f), power_to_126<V>(power)));
 }
 
 template <class V>
 typename V::F tanh(typename V::F x) {
+  if constexpr (HasLookup32<V>) {
+    const auto half = logistic_less_half<V>(V::add(x, x));
+    return V::add(half, half);
+  }
   // 2 sigmoid(2 x) - 1 cancels around zero, where a polynomial serves. Source: Cephes, tanhf.
   const auto s = V::mul(x, x);
   auto p = V::broadcast(-5.70498872745e-3f);
@@ -89,6 +95,40 @@ typename V::F tanh(typename V::F x) {
   const auto two = V::broadcast(2.0f);
   const auto far = V::sub(V::mul(two, sigmoid<V>(V::mul(two, x))), V::broadcast(1.0f));
   return V::select_less(V::abs(x), V::broadcast(0.625f), near, far);
+}
+
+// x sigmoid(x). Within 1e-6, or 2e-6 of it.
+template <class V>
+struct Swish {
+  using F = typename V::F;
+
+  F operator()(F x) const {
+    F of[1] = {x};
+    all(of);
+    return of[0];
+  }
+  template <std::size_t kCount>
+  [[gnu::always_inline]] void all(F (&x)[kCount]) const {
+    if constexpr (HasLookup32<V>) {
+      F h[kCount];
+      logistic_less_half<V>(x, h);
+      for_each_index<kCount>([&](auto v) INTACT_INLINE {
+        x[v] = V::fma(x[v], h[v], V::mul(x[v], V::broadcast(0.5f)));
+      });
+    } else {
+      for_each_index<kCount>([&](auto v) INTACT_INLINE { x[v] = V::mul(x[v], sigmoid<V>(x[v])); });
+    }
+  }
+};
+
+// A function of a few vectors, in step where it can be.
+template <class Function, class F, std::size_t kCount>
+[[gnu::always_inline]] inline void apply(const Function& function, F (&x)[kCount]) {
+  if constexpr (requires { function.all(x); }) {
+    function.all(x);
+  } else {
+    for_each_index<kCount>([&](auto v) INTACT_INLINE { x[v] = function(x[v]); });
+  }
 }
 
 // Functions of more than a few instructions are of types derived from this one.
@@ -130,7 +170,7 @@ void with_function(const intact::Applied& applied, const Use& use) {
       return use([&](F x) { return V::add(V::max(x, zero), V::mul(V::min(x, zero), a)); });
     case Unary::kRelu: return use([&](F x) { return V::max(x, zero); });
     case Unary::kSigmoid: return use([&](F x) { return sigmoid<V>(x); });
-    case Unary::kSwish: return use([&](F x) { return V::mul(x, sigmoid<V>(x)); });
+    case Unary::kSwish: return use(Swish<V>());
     case Unary::kTanh: return use([&](F x) { return tanh<V>(x); });
   }
 }
@@ -178,9 +218,9 @@ void mul_real(const float* a, const float* b, float* y, std::size_t size) {
   }
 }
 
-template <class V>
-void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point,
-              std::uint8_t* y) {
+// load(i, n): values i to i + n. kBounded: see divide_round4.
+template <class V, bool kBounded, class Load>
+void quantize_loaded(std::size_t size, float scale, std::int32_t zero_point, std::uint8_t* y, const Load& load) {
   const auto s = V::broadcast(scale), reciprocal = V::broadcast(1.0f / scale);
   const auto low = V::broadcast(static_cast<float>(-zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - zero_point));
@@ -188,15 +228,34 @@ void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_p
   for (; i + V::kBytes <= size; i += V::kBytes) {
     typename V::F values[4];
     typename V::I steps[4];
-    for (std::size_t v = 0; v < 4; ++v) values[v] = V::load(x + i + v * V::kInts);
-    divide_round4<V>(values, s, reciprocal, low, high, steps);
+    for (std::size_t v = 0; v < 4; ++v) values[v] = load(i + v * V::kInts, V::kInts);
+    divide_round4<V, kBounded>(values, s, reciprocal, low, high, steps);
     V::store_bytes(y + i, V::in_order(V::narrow(steps, zero_point)));
   }
   for (; i < size; i += V::kInts) {
     const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
-    const auto steps = divide_round<V>(V::load(x + i, n), s, reciprocal, low, high);
+    const auto steps = divide_round<V>(load(i, n), s, reciprocal, low, high);
     V::store_u8(y + i, V::add(steps, V::broadcast(zero_point)), n);
   }
+}
+
+template <class V>
+void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point, bool bounded,
+              std::uint8_t* y) {
+  const auto load = [&](std::size_t i, std::size_t n) INTACT_INLINE { return V::load(x + i, n); };
+  const auto of = bounded ? quantize_loaded<V, true, decltype(load)> : quantize_loaded<V, false, decltype(load)>;
+  of(size, scale, zero_point, y, load);
+}
+
+template <class V>
+void quantize_scaled(const float* x, std::size_t size, const float* factors, std::size_t period, float scale,
+                     std::int32_t zero_point, std::uint8_t* y) {
+  std::size_t at = 0;
+  quantize_loaded<V, true>(size, scale, zero_point, y, [&](std::size_t i, std::size_t n) INTACT_INLINE {
+    const auto scaled = V::mul(V::load(x + i, n), V::load(factors + at, n));
+    for (at += V::kInts; at >= period;) at -= period;
+    return scaled;
+  });
 }
 
 // Widens least and most, which hold zero.

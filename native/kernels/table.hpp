@@ -98,6 +98,7 @@ constexpr intact::Kernels kernels_of(const char* name) {
       .channelwise_real = channelwise_real<V>,
       .dequantize_bytes = dequantize_bytes<V>,
       .quantize = quantize<V>,
+      .quantize_scaled = quantize_scaled<V>,
       .extremes = extremes<V>,
       .layer_norm = layer_norm<V>,
       .softmax = softmax<V>,

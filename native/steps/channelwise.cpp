@@ -122,7 +122,7 @@ class Resample final : public Step {
         }
       }
       if (to_) {
-        k_.quantize(out, out_line_, to_->scale, to_->zero_point,
+        k_.quantize(out, out_line_, to_->scale, to_->zero_point, false,
                     context.at<std::uint8_t>(y_) + job * out_line_);
       }
     });

@@ -21,7 +21,9 @@ constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
 constexpr std::size_t kFewestForGelu = 128;  // values of K, from which on it is finished beside the next sums
-constexpr std::size_t kBlocksFinished = 8;  // at once, where a product does not hide their end
+// Blocks that are finished at once where a product does not hide their end: more of few values, whose sums are soon
+// there.
+constexpr std::size_t kBlocksFinished = 8, kBlocksOfFew = 16, kFewValues = 64;
 constexpr std::size_t kMostLineBytes = 8 * 1024 * 1024;  // that the outputs of one line read
 
 class Convolution final : public Step, public Lined {
@@ -94,7 +96,7 @@ class Convolution final : public Step, public Lined {
     if (stride_ / 64 % 2 == 0) stride_ += 64;
     // As many parts as there are steps of a product to hide them in.
     const std::size_t steps = padded_k_ / k_.k_step;
-    part_rows_ = k_.product ? kBlocksFinished * k_.rows
+    part_rows_ = k_.product ? blocks_at_once() * k_.rows
                             : std::max(kFewestPartRows, round_up((k_.rows + steps - 1) / steps, kFewestPartRows));
     const Products products{k_, *weights_, program.engine().pool().threads()};
     if (sliding_) {
@@ -210,9 +212,12 @@ class Convolution final : public Step, public Lined {
     return true;
   }
 
+  std::size_t blocks_at_once() const {
+    return !k_.product ? 1 : padded_k_ <= kFewValues ? kBlocksOfFew : kBlocksFinished;
+  }
+
   std::size_t sums_bytes() const {
-    const std::size_t blocks = k_.product ? kBlocksFinished : 1;
-    return round_up(blocks * k_.rows * k_.columns * sizeof(std::int32_t), 64);
+    return round_up(blocks_at_once() * k_.rows * k_.columns * sizeof(std::int32_t), 64);
   }
 
   void check_real(const Program& program) const {
@@ -348,8 +353,7 @@ class Convolution final : public Step, public Lined {
     for (std::size_t p = work.first; p < work.last; ++p) {
       const Panel panel = panel_of(k_, weights_->n, p);
       const std::size_t width = std::min(panel.columns, weights_->n - panel.first);
-      const std::size_t blocks_at_once = k_.product ? kBlocksFinished : 1;
-      const std::size_t block_rows = blocks_at_once * k_.block_rows(panel.columns);
+      const std::size_t block_rows = blocks_at_once() * k_.block_rows(panel.columns);
       // The next panel comes from the L3 cache while the rows are multiplied by this one: a share of it
       // during each product, or all during the first that are finished in registers.
       const std::size_t bytes = padded_k_ * panel.columns;

@@ -148,6 +148,14 @@ class RealDepthwise final : public Step {
       out_.extremes->check(program, w_.images);
       require(out_.extremes->images == w_.images, "there are extremes of other images");
     }
+    if (out_.of_lines) {
+      const std::size_t found = times(times(times(w_.images, w_.out_height), channels), sizeof(float));
+      for (const Region& region : {out_.of_lines->sums, out_.of_lines->most, out_.of_lines->negatives}) {
+        program.check(region);
+        require(region.bytes >= found, "there is too little room for what is found of lines");
+      }
+      require(!out_.found && !out_.extremes, "a depthwise convolution finds two things");
+    }
     if (out_.real->other) {
       program.check(*out_.real->other);
       require(out_.real->other->bytes >= times(size, sizeof(float)), "a summand is too small");
@@ -248,6 +256,11 @@ class RealDepthwise final : public Step {
       } else {
         f.y += at;
         if (f.other) f.other += at;
+      }
+      if (out_.of_lines) {
+        const LineColumns& of = *out_.of_lines;
+        f.of_columns = {context.at<float>(of.sums), context.at<float>(of.most), context.at<float>(of.negatives)};
+        f.of_columns.skip((image * w_.out_height + first) * w_.channels);
       }
       use(shape(static_cast<std::uint8_t>(f.zero_points[0])),
           x + image * w_.height * w_.width * w_.channels, top_of(w_, first), jobs.lines(job), f, image,

@@ -20,9 +20,9 @@ struct Image {
   std::size_t size() const { return times(channels, pixels); }
 
   void quantize(const Kernels& k, const float* x, const Part& part, float scale,
-                std::int32_t zero_point, std::uint8_t* y) const {
+                std::int32_t zero_point, bool bounded, std::uint8_t* y) const {
     if (channels == 1) {
-      k.quantize(x + part.begin, part.end - part.begin, scale, zero_point, y + part.begin);
+      k.quantize(x + part.begin, part.end - part.begin, scale, zero_point, bounded, y + part.begin);
       return;
     }
     std::uint8_t line[3][kLine];
@@ -30,7 +30,7 @@ struct Image {
       const std::size_t n = std::min(kLine, part.end - p);
       for (std::size_t c = 0; c < channels; ++c) {
         std::uint8_t* to = line[channels == 3 ? c : 0];
-        k.quantize(x + c * pixels + p, n, scale, zero_point, to);
+        k.quantize(x + c * pixels + p, n, scale, zero_point, bounded, to);
         if (channels == 3) continue;
         for (std::size_t i = 0; i < n; ++i) y[(p + i) * channels + c] = to[i];
       }
@@ -60,7 +60,7 @@ class Quantize final : public Step {
     context.engine.pool().run(images_ * jobs, [&](std::size_t job, std::size_t) {
       const std::size_t at = job / jobs * size;
       const Part part(image_.pixels, job % jobs, jobs);
-      image_.quantize(k_, x + at, part, scale_, zero_point_, y + at);
+      image_.quantize(k_, x + at, part, scale_, zero_point_, false, y + at);
     });
   }
 
@@ -107,7 +107,8 @@ class QuantizeRows final : public Step {
         float found[2] = {};
         k_.extremes(x + r * size, size, &found[0], &found[1]);
         p_.set(context, r, found[0], found[1]);
-        image_.quantize(k_, x + r * size, {image_.pixels, 0, 1}, scales[r], points[r], y + r * size);
+        image_.quantize(k_, x + r * size, {image_.pixels, 0, 1}, scales[r], points[r], true,
+                        y + r * size);
       });
       return;
     }
@@ -119,7 +120,7 @@ class QuantizeRows final : public Step {
     context.engine.pool().run(rows_ * jobs_, [&](std::size_t job, std::size_t) {
       const std::size_t r = job / jobs_;
       const Part part(image_.pixels, job % jobs_, jobs_);
-      image_.quantize(k_, x + r * size, part, scales[r], points[r], y + r * size);
+      image_.quantize(k_, x + r * size, part, scales[r], points[r], true, y + r * size);
     });
   }
 
@@ -154,6 +155,74 @@ class QuantizeRows final : public Step {
   Image image_;
   std::size_t threads_, jobs_;
   bool whole_;
+  const Kernels& k_;
+};
+
+// What gates make of images, of whose lines the greatest and least values are known: those of an image times its
+// gates are the extremes of the product, as floats round the same way.
+class QuantizeGated final : public Step {
+ public:
+  QuantizeGated(const Program& program, const GatedImages& given, Region y, const RowParameters& parameters)
+      : g_(given), y_(y), p_(parameters), size_(times(g_.pixels, g_.channels)), k_(program.engine().kernels()) {
+    for (const Region& region : {g_.x, g_.gate, g_.most, g_.negatives, y_}) program.check(region);
+    p_.check(program, g_.images);
+    const std::size_t count = times(g_.images, size_);
+    const std::size_t found = times(times(g_.images, g_.lines), g_.channels);
+    require(count > 0 && g_.lines > 0, "a tensor is empty");
+    require(g_.x.bytes >= times(count, sizeof(float)) && y_.bytes >= count &&
+                g_.gate.bytes >= times(times(g_.images, g_.channels), sizeof(float)) &&
+                g_.most.bytes >= times(found, sizeof(float)) && g_.negatives.bytes >= times(found, sizeof(float)),
+            "a tensor is too small");
+    jobs_ = jobs_of(g_.pixels, g_.channels);
+  }
+
+  std::size_t scratch() const override { return times(g_.channels + kSlack, sizeof(float)); }
+
+  void run(const Context& context) const override {
+    Pool& pool = context.engine.pool();
+    pool.run(g_.images, [&](std::size_t image, std::size_t thread) { find(context, image, thread); });
+    pool.run(g_.images * jobs_, [&](std::size_t job, std::size_t thread) {
+      const std::size_t image = job / jobs_;
+      // Gates of one image after another, for vectors that reach over the end.
+      auto* gates = reinterpret_cast<float*>(context.engine.scratch(thread));
+      const float* of = gate(context, image);
+      for (std::size_t i = 0; i < g_.channels + kSlack; i += g_.channels) {
+        std::copy_n(of, std::min(g_.channels, g_.channels + kSlack - i), gates + i);
+      }
+      const Part part(g_.pixels, job % jobs_, jobs_);
+      const std::size_t first = image * size_ + part.begin * g_.channels;
+      k_.quantize_scaled(context.at<const float>(g_.x) + first, (part.end - part.begin) * g_.channels, gates,
+                         g_.channels, context.at<const float>(p_.scales)[image],
+                         context.at<const std::int32_t>(p_.zero_points)[image],
+                         context.at<std::uint8_t>(y_) + first);
+    });
+  }
+
+ private:
+  const float* gate(const Context& context, std::size_t image) const {
+    return context.at<const float>(g_.gate) + image * g_.channels;
+  }
+
+  void find(const Context& context, std::size_t image, std::size_t thread) const {
+    auto* of_channels = reinterpret_cast<float*>(context.engine.scratch(thread));
+    const Window lines{g_.lines, 1, g_.channels, g_.channels};
+    // widen(extremes) by the products of the greatest values of each channel.
+    const auto widen = [&](const Region& greatest, float (&extremes)[2]) {
+      const float* from = context.at<const float>(greatest) + image * g_.lines * g_.channels;
+      k_.pool_real(from, lines, g_.channels, true, of_channels);
+      k_.mul_real(of_channels, gate(context, image), of_channels, g_.channels);
+      k_.extremes(of_channels, g_.channels, &extremes[0], &extremes[1]);
+    };
+    float of_most[2] = {}, of_negatives[2] = {};
+    widen(g_.most, of_most);
+    widen(g_.negatives, of_negatives);
+    p_.set(context, image, std::min(of_most[0], -of_negatives[1]), std::max(of_most[1], -of_negatives[0]));
+  }
+
+  GatedImages g_;
+  Region y_;
+  RowParameters p_;
+  std::size_t size_, jobs_;
   const Kernels& k_;
 };
 
@@ -199,6 +268,11 @@ std::unique_ptr<Step> make_quantize(const Program& program, Region x, Region y, 
                                     std::size_t channels, std::size_t pixels, float scale,
                                     std::int32_t zero_point) {
   return std::make_unique<Quantize>(program, x, y, images, Image{channels, pixels}, scale, zero_point);
+}
+
+std::unique_ptr<Step> make_quantize_gated(const Program& program, const GatedImages& given, Region y,
+                                          const RowParameters& parameters) {
+  return std::make_unique<QuantizeGated>(program, given, y, parameters);
 }
 
 std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Region y,

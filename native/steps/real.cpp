@@ -246,7 +246,7 @@ class LayerNorm final : public Step {
         scale = context.at<const float>(of->scales)[r];
         zero_point = context.at<const std::int32_t>(of->zero_points)[r];
       }
-      k_.quantize(y + r * size, size, scale, zero_point, q);
+      k_.quantize(y + r * size, size, scale, zero_point, quantized_->rows.has_value(), q);
     });
   }
 

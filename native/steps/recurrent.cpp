@@ -199,7 +199,7 @@ class Recurrence final : public Step {
       float low = 0, high = 0;
       k_.extremes(h, hidden_, &low, &high);
       row_parameters(low, high, lane.scales[r], lane.points[r]);
-      k_.quantize(h, hidden_, lane.scales[r], lane.points[r], lane.state + r * state_stride_);
+      k_.quantize(h, hidden_, lane.scales[r], lane.points[r], true, lane.state + r * state_stride_);
     }
   }
 

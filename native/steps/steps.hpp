@@ -59,6 +59,11 @@ struct RealTail {
   std::int32_t zero_point = 0;
 };
 
+// float32 [images][lines][channels] each: of each line of an image, what OfColumns is of.
+struct LineColumns {
+  Region sums, most, negatives;
+};
+
 struct Output {
   // A row of a wider tensor that is written to: its bytes, and where in it the columns begin. None: the
   // columns are the row.
@@ -71,6 +76,7 @@ struct Output {
   // Of the uint8 that the floats become, instead of themselves, with the extremes of each image: sums
   // are computed twice.
   std::optional<RowParameters> found;
+  std::optional<LineColumns> of_lines;  // depthwise convolutions to float32 only
   float low = 0, high = 0;       // uint8 only, as in Requantize
   std::int32_t zero_point = 0;
 };
@@ -136,6 +142,14 @@ std::unique_ptr<Step> make_quantize_rows(const Program& program, Region x, Regio
                                          const RowParameters& parameters,
                                          std::optional<Extremes> extremes, std::size_t rows,
                                          std::size_t channels, std::size_t pixels);
+// The same of x[images][pixels][channels] * gate[images][channels], where the lines of x are known.
+struct GatedImages {
+  Region x, gate, most, negatives;  // the last two as in LineColumns
+  std::size_t images, lines, pixels, channels;
+};
+std::unique_ptr<Step> make_quantize_gated(const Program& program, const GatedImages& given, Region y,
+                                          const RowParameters& parameters);
+
 // y = a + b, or with "Sub", "Mul" or "Div" for "Add"; each is [outer][rows][columns], with 0 for a
 // stride that repeats.
 struct Operand {

@@ -131,7 +131,13 @@ def bias(rng: np.random.Generator, x: QParams, w: QParams, size: int) -> tuple[A
 
 
 def dynamic_call(
-    graph: Graph, op_type: str, x: str, w: Array, scale: Array, **attributes: Any
+    graph: Graph,
+    op_type: str,
+    x: str,
+    w: Array,
+    scale: Array,
+    output: str = "product",
+    **attributes: Any,
 ) -> str:
     """A call of one of intact's functions, as `emit` writes it."""
     assert function(op_type).name == op_type
@@ -139,11 +145,11 @@ def dynamic_call(
     shape = (-1, *[1] * (w.ndim - 2)) if op_type == "DynamicConv" else (-1,)
     names = [
         x,
-        graph.constant("w", w),
-        graph.constant("w_scale", scale.reshape(shape)),
-        graph.constant("w_sum", w.sum(axis=kernel_axes, dtype=np.int32).reshape(shape)),
+        graph.constant(f"{output}_w", w),
+        graph.constant(f"{output}_w_scale", scale.reshape(shape)),
+        graph.constant(f"{output}_w_sum", w.sum(axis=kernel_axes, dtype=np.int32).reshape(shape)),
     ]
-    return graph.node(op_type, names, "product", domain="intact", **attributes)
+    return graph.node(op_type, names, output, domain="intact", **attributes)
 
 
 def assert_same(found: Array, expected: Array) -> None:

@@ -26,6 +26,18 @@ def test_functions(isa: str, op_type: str) -> None:
 
 
 @each_isa
+def test_swish(isa: str) -> None:
+    """x sigmoid(x), as one function, within 1e-6, or 2e-6 of the value."""
+    x = np.concatenate([np.linspace(-20, 20, 16001), [-1e30, -200, 0, 1e-6, 90, 1e30]])
+    x = x.astype(np.float32)
+    graph = Graph()
+    graph.node("Sigmoid", [graph.input("x", x)], "sigmoid")
+    graph.node("Mul", ["x", "sigmoid"], "y")
+    expected = FUNCTIONS["Swish"](x.astype(np.float64))
+    np.testing.assert_allclose(graph.run(["y"], isa)[0], expected, rtol=2e-6, atol=1e-6)
+
+
+@each_isa
 @pytest.mark.parametrize("size", [1, 7, 16, 100, 768])
 def test_layer_norm(isa: str, size: int) -> None:
     x = (3 + 5 * RNG.standard_normal((2, 3, size))).astype(np.float32)

@@ -27,12 +27,7 @@ def product(graph: Graph, x: str, rng: np.random.Generator, dynamic: bool, name:
     n = COLUMNS if name == "first" else WIDTH
     q, parameters = weight(rng, (k, n), 1)
     if dynamic:
-        inner = Graph(graph.nodes, graph.inputs, graph.constants, graph.domains)
-        y = dynamic_call(inner, "DynamicMatMul", x, q, parameters.scale)
-        inner.nodes[-1].output[0] = y = f"{name}_product"
-        for i, old in enumerate(("w", "w_scale", "w_sum"), 1):
-            inner.constants[f"{name}_{old}"] = inner.constants.pop(old)
-            inner.nodes[-1].input[i] = f"{name}_{old}"
+        y = dynamic_call(graph, "DynamicMatMul", x, q, parameters.scale, f"{name}_product")
     else:
         x_q = graph.quantized(x, qparams(0.05, 120))
         y = graph.node("MatMul", [x_q, graph.weight(f"{name}_w", q, parameters)], f"{name}_product")

@@ -116,6 +116,8 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments["extremes"] = _extremes(instruction, written)
             if arguments.get("found"):
                 arguments["found"] = (written[1], written[2])
+            if arguments.get("of_lines"):
+                arguments["of_lines"] = tuple(written[-3:])
         case "float_product":
             packed = weights.reals(arguments.pop("name"), arguments["weights"])
             arguments |= {"x": places[0], "weights": packed}
@@ -123,6 +125,9 @@ def _add(program: Any, instruction: Instruction, weights: Weights) -> None:
             arguments |= {"x": places[0], "parameters": (written[1], written[2])}
             if arguments["extremes"] is not None:
                 arguments["extremes"] = (places[1], arguments["extremes"])
+        case "quantize_gated":
+            arguments |= dict(zip(("x", "gate", "most", "negatives"), places, strict=True))
+            arguments["parameters"] = (written[1], written[2])
         case "layer_norm":
             arguments["x"] = places[0]
             if arguments["quantized"] is not None:

@@ -289,7 +289,9 @@ def _real_product(value: Product, to: Quantization | None, state: State) -> Tens
     groups, depth, _ = value.weights.shape
     if value.rows and to is None and _is_depthwise(value):
         weights = np.ascontiguousarray(value.weights.reshape(groups, depth).T)
-        return state.add("real_depthwise", value.label, y, inputs, weights=weights, **shared)
+        return state.add(
+            "real_depthwise", value.label, y, inputs, weights=weights, of_lines=None, **shared
+        )
     return state.add(
         "real_convolution", value.label, y, inputs, weights=value.weights,
         x_zero_point=value.x_zero_point,
