@@ -8,8 +8,9 @@ larger than a core's cache: the expanded tensor of an inverted residual block (M
 from itertools import pairwise
 from typing import Final
 
-from intact.engine.fuse import columns_of, readers_of, writers_of
+from intact.engine.fuse import columns_of
 from intact.engine.program import Instruction, Tensor
+from intact.engine.uses import readers_of, writers_of
 
 __all__ = ["chain"]
 

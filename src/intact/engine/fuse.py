@@ -9,9 +9,8 @@ Rules, in order:
    concatenation has it, with its table.
 4. Quantizing what attention or (row by row, too) a LayerNormalization wrote becomes its second
    output.
-5. Where a gate (squeeze-and-excite) multiplies what a depthwise convolution wrote, that finds the
-   sums and extremes of the lines as it writes: the pool before the gate reads these alone, and the
-   product is only there quantized.
+5. Where a gate multiplies what a depthwise convolution wrote, the product is only there quantized
+   (see `gates`).
 6. Where images that one instruction alone wrote are quantized one by one, that instruction finds
    their extremes as it writes; and where sums are cheaper to compute twice than their floats are to
    write and read, it quantizes too.
@@ -21,9 +20,11 @@ Rules, in order:
 
 from typing import Final
 
-from intact.engine.program import Instruction, Storage, Tensor, Windows, new_tensor
+from intact.engine.gates import fuse_gates
+from intact.engine.program import Instruction, Tensor, new_tensor
+from intact.engine.uses import readers_of, sole_producer, without, writers_of
 
-__all__ = ["columns_of", "fuse", "readers_of", "writers_of"]
+__all__ = ["columns_of", "fuse"]
 
 _PRODUCTS: Final = ("convolution", "depthwise")
 
@@ -42,46 +43,10 @@ def fuse(program: list[Instruction], outputs: list[Tensor], threads: int) -> lis
     program = _fuse_sums(program, outputs)
     program = _fuse_joins(program, outputs)
     program = _fuse_quantize(program, outputs)
-    program = _fuse_gates(program, outputs)
+    program = fuse_gates(program, outputs)
     program = _fuse_extremes(program, outputs, threads)
     program = _join_recurrences(program, outputs)
     return _drop_unread(program, outputs)
-
-
-def readers_of(program: list[Instruction], outputs: list[Tensor]) -> dict[Storage, int]:
-    """How often each storage is read, as an output of the program too."""
-    readers: dict[Storage, int] = {}
-    for instruction in program:
-        for tensor in instruction.inputs:
-            readers[tensor.storage] = readers.get(tensor.storage, 0) + 1
-    for tensor in outputs:
-        readers[tensor.storage] = readers.get(tensor.storage, 0) + 1
-    return readers
-
-
-def writers_of(program: list[Instruction]) -> dict[Storage, list[int]]:
-    """Which instructions write to each storage."""
-    writers: dict[Storage, list[int]] = {}
-    for i, instruction in enumerate(program):
-        for tensor in instruction.outputs:
-            writers.setdefault(tensor.storage, []).append(i)
-    return writers
-
-
-def _sole_producer(
-    program: list[Instruction],
-    readers: dict[Storage, int],
-    writers: dict[Storage, list[int]],
-    reader: Instruction,
-) -> Instruction | None:
-    """What alone wrote the reader's first input, if nothing else reads that."""
-    source = reader.inputs[0].storage
-    written = writers.get(source, [])
-    return program[written[0]] if readers[source] == 1 and len(written) == 1 else None
-
-
-def _without(program: list[Instruction], gone: set[int]) -> list[Instruction]:
-    return [instruction for i, instruction in enumerate(program) if i not in gone]
 
 
 def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
@@ -90,7 +55,7 @@ def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Ins
     for i, instruction in enumerate(program):
         if instruction.kind != "copy" or instruction.parameters["table"] is None:
             continue
-        producer = _sole_producer(program, readers, writers, instruction)
+        producer = sole_producer(program, readers, writers, instruction)
         if producer is None or producer.kind not in _PRODUCTS:
             continue
         if instruction.inputs[0].size != instruction.output.size:
@@ -99,7 +64,7 @@ def _fuse_lookups(program: list[Instruction], outputs: list[Tensor]) -> list[Ins
             producer.parameters["table"] = instruction.parameters["table"]
             producer.outputs = instruction.outputs
             gone.add(i)
-    return _without(program, gone)
+    return without(program, gone)
 
 
 def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
@@ -129,7 +94,7 @@ def _fuse_sums(program: list[Instruction], outputs: list[Tensor]) -> list[Instru
         producer.outputs = instruction.outputs
         gone.add(i)
         writers[instruction.output.storage] = [at]
-    return _without(program, gone)
+    return without(program, gone)
 
 
 def _fuse_joins(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
@@ -138,7 +103,7 @@ def _fuse_joins(program: list[Instruction], outputs: list[Tensor]) -> list[Instr
     for i, instruction in enumerate(program):
         if instruction.kind != "move":
             continue
-        producer = _sole_producer(program, readers, writers, instruction)
+        producer = sole_producer(program, readers, writers, instruction)
         if producer is None or producer.kind != "convolution":
             continue
         if not _joins_rows(instruction, producer):
@@ -149,7 +114,7 @@ def _fuse_joins(program: list[Instruction], outputs: list[Tensor]) -> list[Instr
             given["table"] = move["table"] if given["table"] is None else given["table"]
             producer.outputs = instruction.outputs
             gone.add(i)
-    return _without(program, gone)
+    return without(program, gone)
 
 
 def _joins_rows(move: Instruction, producer: Instruction) -> bool:
@@ -198,81 +163,7 @@ def _fuse_quantize(program: list[Instruction], outputs: list[Tensor]) -> list[In
             continue
         producer.outputs = (*producer.outputs, *instruction.outputs)
         gone.add(i)
-    return _without(program, gone)
-
-
-def _fuse_gates(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
-    readers, writers = readers_of(program, outputs), writers_of(program)
-    gone = set()
-    for instruction in program:
-        if instruction.kind != "quantize_rows" or instruction.parameters["channels"] != 1:
-            continue
-        product = _sole_producer(program, readers, writers, instruction)
-        if product is None or product.kind != "binary":
-            continue
-        for gate, x in (product.inputs, product.inputs[::-1]):
-            written = writers.get(x.storage, [])
-            of_x = [i for i in program if any(t.storage is x.storage for t in i.inputs)]
-            if len(written) != 1 or len(of_x) != 2 or readers[x.storage] != 2:
-                continue
-            producer, pool = program[written[0]], of_x[of_x[0] is product]
-            images = instruction.parameters["rows"]
-            if not (_gates(product, gate, x, images) and _finds_lines(producer, x)):
-                continue
-            if not _is_global_mean(pool, x):
-                continue
-            n, channels, lines, width = x.shape
-            found = [new_tensor((n, channels, lines, 1), "float32", True) for _ in range(3)]
-            producer.parameters["of_lines"] = True
-            producer.outputs = (*producer.outputs, *found)
-            pool.inputs = (found[0],)
-            pool.parameters["windows"] = Windows(
-                n, lines, 1, channels, 1, 1, kernel=(lines, 1)
-            ).sizes
-            instruction.kind = "quantize_gated"
-            instruction.inputs = (x, gate, *found[1:])
-            instruction.parameters = {
-                "images": n, "lines": lines, "pixels": lines * width, "channels": channels
-            }  # fmt: skip
-            gone.add(program.index(product))
-            break
-    return _without(program, gone)
-
-
-def _gates(product: Instruction, gate: Tensor, x: Tensor, images: int) -> bool:
-    """Whether it multiplies each channel of so many images x by the gate's value of that."""
-    given = product.parameters
-    if given["operation"] != "Mul" or len(x.shape) != 4 or not x.images or x.shape[0] != images:
-        return False
-    n, channels, height, width = x.shape
-    pixels = height * width
-    strides = dict(zip(product.inputs, (given["a_strides"], given["b_strides"]), strict=True))
-    outer = slice(n == 1, None)  # of one image the first stride does not matter
-    return (
-        gate.size == n * channels
-        and given["sizes"] == (n, pixels, channels)
-        and strides[x][outer] == (pixels * channels, channels, 1)[outer]
-        and strides[gate][outer] == (channels, 0, 1)[outer]
-    )
-
-
-def _finds_lines(producer: Instruction, x: Tensor) -> bool:
-    """Whether it can find the sums and extremes of the lines of the images that it writes."""
-    given = producer.parameters
-    return bool(
-        producer.kind == "real_depthwise"
-        and producer.output.size == x.size
-        and given["extremes"] is None
-        and given["of_lines"] is None
-    )
-
-
-def _is_global_mean(pool: Instruction, x: Tensor) -> bool:
-    if pool.kind != "real_pool" or pool.parameters["counts"] is None:
-        return False
-    n, channels, height, width = x.shape
-    whole = (n, height, width, channels, 1, 1, height, width)
-    return bool(pool.parameters["windows"][:8] == whole)
+    return without(program, gone)
 
 
 def _fuse_extremes(
@@ -301,7 +192,7 @@ def _fuse_extremes(
             producer.outputs = (*producer.outputs, extremes)
             instruction.parameters["extremes"] = images
             instruction.inputs = (*instruction.inputs, extremes)
-    return _without(program, gone)
+    return without(program, gone)
 
 
 def _writes_images(instruction: Instruction, images: int) -> bool:
@@ -348,7 +239,7 @@ def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list
                 instruction.label = f"{first.label}, {instruction.label}"
                 gone.add(before)
         before = i
-    return _without(program, gone)
+    return without(program, gone)
 
 
 def _same_recurrence(a: Instruction, b: Instruction) -> bool:
