@@ -2,7 +2,7 @@
 
 // GELU: x times the normal distribution's Phi(x) = 1/2 + erf(x / sqrt 2) / 2.
 
-#include "../kernels.hpp"
+#include "pointwise.hpp"
 
 namespace {
 
@@ -62,7 +62,7 @@ typename V::F erf(typename V::F x) {
 template <class V>
 typename V::F gelu(typename V::F x) {
   const auto half_x = V::mul(V::broadcast(0.5f), x);
-  if constexpr (requires(typename V::I i) { V::lookup32(kHalfErf[0], i); }) {
+  if constexpr (HasLookup32<V>) {
     const auto t = V::min(V::mul(V::abs(x), V::broadcast(6.0f)), V::broadcast(31.49f));
     const auto i = V::round(t);
     const auto u = V::fraction(t);

@@ -4,6 +4,7 @@
 // holds a table of 32 values.
 
 #include "gemm.hpp"
+#include "pointwise.hpp"
 
 namespace {
 
@@ -45,9 +46,6 @@ constexpr float kLogistic[kLogisticDegree + 1][32] = {
      -5.90883502e-08f, -1.69292118e-08f, -4.85030993e-09f, 0.0f, 0.00158309436f, 0.00572710251f,
      0.00890891068f, 0.0112485532f, 0.0126047246f, 0.0129744075f, 0.012472054f, 0.0112910056f},
 };
-
-template <class V>
-concept HasLookup32 = requires(typename V::I index) { V::lookup32(kLogistic[0], index); };
 
 // sigmoid(x) - 1/2, within 5e-8, of a few vectors in step, because each waits for itself. NaN stays NaN.
 template <class V, std::size_t kCount>

@@ -8,7 +8,6 @@
 
 namespace {
 
-
 // clamp(rne(x / scale), low, high). Where it is not clamped, the quotient by way of the reciprocal is
 // off by at most three roundings of a float32 below 256, 5e-5, so it rounds alike unless it lies that
 // near to a half.
@@ -65,6 +64,10 @@ void add(const std::uint8_t* a, std::size_t a_stride, const std::uint8_t* b, std
     }
   }
 }
+
+// Vectors that hold a table of 32 floats.
+template <class V>
+concept HasLookup32 = requires(const float (&table)[32], typename V::I index) { V::lookup32(table, index); };
 
 // Vectors that hold a table of 256 bytes.
 template <class V>

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "finish.hpp"
+#include "float_ends.hpp"
 #include "plan.hpp"
 #include "steps.hpp"
 #include "winograd.hpp"
@@ -17,7 +17,6 @@ namespace intact {
 namespace {
 
 constexpr std::size_t kNoOffset = 0;
-constexpr std::size_t kMostColumns = 64;  // of a block of any instruction set
 constexpr std::size_t kFewestPartRows = 4;  // that are finished together, between two products
 constexpr std::size_t kWeightsAhead = 128 * 1024;  // from which on they are fetched in time
 constexpr std::size_t kFewestForGelu = 128;  // values of K, from which on it is finished beside the next sums
@@ -88,9 +87,10 @@ class Convolution final : public Step, public Lined {
     fused_ = k_.product && (real ? !own_rows && ends_in_registers(real->function, real->other.has_value())
                                  : !tail_.other || fused_sum_);
     padded_k_ = weights_->reading.taps * weights_->reading.k;
-    gelu_ = k_.product_gelu && real && is_gelu(*real) && padded_k_ >= kFewestForGelu &&
-            weights_->n % k_.columns == 0 && !out_.rows && !out_.extremes;
-    fused_ = fused_ || gelu_;
+    const bool gelu = k_.product_gelu && real && FloatEnds::is_gelu(*real) && padded_k_ >= kFewestForGelu &&
+                      weights_->n % k_.columns == 0 && !out_.rows && !out_.extremes;
+    fused_ = fused_ || gelu;
+    if (real) floats_.emplace(k_, out_, y_, w_, columns_, gelu);
     // An odd number of cache lines, so that rows fall into different sets of the cache.
     stride_ = round_up(padded_k_, 64);
     if (stride_ / 64 % 2 == 0) stride_ += 64;
@@ -373,8 +373,8 @@ class Convolution final : public Step, public Lined {
           m.a = part.a;
           m.starts = part.starts;
           m.count = part.count;
-          if (out_.real) {
-            end_images(work, m, panel, width, base + row);
+          if (floats_) {
+            floats_->multiply(place(work, panel, width, base + row), m);
           } else {
             k_.product(m, bytes_of(work, panel, width, base + row));
           }
@@ -399,6 +399,11 @@ class Convolution final : public Step, public Lined {
     }
     const Block& last = blocks[(done + 1) % 2];
     for (std::size_t part = 0; part < last.parts(); ++part) Block::finish(&last, part);
+  }
+
+  EndPlace place(const Work& work, const Panel& panel, std::size_t width, std::size_t row) const {
+    return {*work.context, work.thread, work.written, row, work.group * weights_->n + panel.first,
+            work.group * padded_n_ + panel.first, width};
   }
 
   // What rows from number `row` of the output on become in a panel's columns.
@@ -432,19 +437,9 @@ class Convolution final : public Step, public Lined {
 
   // `count` rows of a block from `first` on, which are those of the output from `row` on.
   void finish(const Block& block, std::size_t first, std::size_t row, std::size_t count) const {
-    const Context& context = *block.work->context;
-    const std::size_t group = block.work->group, c = group * padded_n_ + block.panel.first;
-    const std::size_t at = row * columns_ + group * weights_->n + block.panel.first;
     const std::size_t panel = block.panel.columns;
     const std::int32_t* sums = block.sums + first * panel;
-    if (out_.real) {
-      if (out_.rows || out_.extremes) {
-        finish_images(*block.work, sums, panel, row, count, block.width, at, c);
-      } else {
-        k_.finish(sums, panel, count, block.width, finish_of(context, out_, y_, at, c, columns_));
-      }
-      return;
-    }
+    if (floats_) return floats_->finish(place(*block.work, block.panel, block.width, row), sums, panel, count);
     const Bytes b = bytes_of(*block.work, block.panel, block.width, row);
     if (fused_sum_) {
       k_.requantize_add(sums, panel, count, b.width, b.requantize, b.sum, b.other, b.y, b.stride);
@@ -452,104 +447,6 @@ class Convolution final : public Step, public Lined {
     }
     k_.requantize(sums, panel, count, b.width, b.requantize, b.y, b.stride);
     if (b.other) k_.add(b.y, b.stride, b.other, b.stride, count, b.width, b.sum, b.y, b.stride);
-  }
-
-  // Rows of one image share scale, zero point and extremes; a matrix has an image a row.
-  void finish_images(const Work& work, const std::int32_t* sums, std::size_t panel, std::size_t row,
-                     std::size_t count, std::size_t width, std::size_t at, std::size_t c) const {
-    const std::size_t pixels = w_.out_height * w_.out_width;
-    if (pixels == 1 && !out_.extremes) {
-      const Context& context = *work.context;
-      Finish f = finish_of(context, out_, y_, at, c, columns_);
-      f.scales = context.at<const float>(out_.rows->scales) + row;
-      f.zero_points = context.at<const std::int32_t>(out_.rows->zero_points) + row;
-      return k_.finish(sums, panel, count, width, f);
-    }
-    each_image(work, row, count, at, c, [&](const Finish& f, std::size_t done, std::size_t n) {
-      const std::int32_t* of = sums + done * panel;
-      if (!f.y && !f.q && movement().course != Course::kOther) {
-        Found found(*this, f, panel);
-        k_.bounds(of, panel, n, found.turns(), found.bounds);
-        k_.finish(found.bounds, panel, found.rows(), width, f);
-      } else {
-        k_.finish(of, panel, n, width, f);
-      }
-    });
-  }
-
-  // The same for products that end in registers.
-  void end_images(const Work& work, const Multiplication& whole, const Panel& panel, std::size_t width,
-                  std::size_t row) const {
-    const std::size_t c = work.group * padded_n_ + panel.first;
-    const std::size_t at = row * columns_ + work.group * weights_->n + panel.first;
-    if (gelu_) return k_.product_gelu(whole, finish_of(*work.context, out_, y_, at, c, columns_));
-    if (!out_.rows && !out_.extremes) {
-      return k_.product_real(whole, width, finish_of(*work.context, out_, y_, at, c, columns_));
-    }
-    each_image(work, row, whole.count, at, c, [&](const Finish& f, std::size_t done, std::size_t n) {
-      Multiplication m = whole;
-      m.count = n;
-      m.a += done * m.stride;
-      if (m.starts) m.starts += done;
-      if (f.y || f.q || movement().course == Course::kOther) return k_.product_real(m, width, f);
-      Found found(*this, f, panel.columns);
-      k_.product_bounds(m, found.turns(), found.bounds);
-      k_.finish(found.bounds, panel.columns, found.rows(), width, f);
-    });
-  }
-
-  // use(finish, done, n) for the n rows of each image, `done` rows after number `row`.
-  template <class Use>
-  void each_image(const Work& work, std::size_t row, std::size_t count, std::size_t at, std::size_t c,
-                  const Use& use) const {
-    const Context& context = *work.context;
-    const std::size_t pixels = w_.out_height * w_.out_width;
-    for (std::size_t done = 0; done < count;) {
-      const std::size_t image = (row + done) / pixels;
-      const std::size_t n = std::min(count - done, (image + 1) * pixels - row - done);
-      Finish f = finish_of(context, out_, y_, at + done * columns_, c, columns_);
-      if (out_.found) {
-        f.y = nullptr;
-        if (work.written) f.q = context.at<std::uint8_t>(y_) + at + done * columns_;
-      }
-      if (out_.rows) {
-        f.scales = context.at<const float>(out_.rows->scales) + image;
-        f.zero_points = context.at<const std::int32_t>(out_.rows->zero_points) + image;
-        f.one_image = true;
-      }
-      if (out_.found && work.written) {
-        f.q_scale = context.at<const float>(out_.found->scales)[image];
-        f.q_zero_point = context.at<const std::int32_t>(out_.found->zero_points)[image];
-        f.bounded = true;
-      } else if (out_.extremes) {
-        f.extremes = out_.extremes->of(context, work.thread, image);
-      }
-      use(f, done, n);
-      done += n;
-    }
-  }
-
-  // The sums of a panel's columns among which those are that become its extremes.
-  struct Found {
-    std::int32_t bounds[4 * kMostColumns], turn[kMostColumns];
-    bool turning;
-
-    Found(const Convolution& step, const Finish& f, std::size_t columns)
-        : turning(step.movement().course == Course::kTurning) {
-      if (turning) step.k_.turns(f, columns, step.movement().turn, turn);
-    }
-    const std::int32_t* turns() const { return turning ? turn : nullptr; }
-    std::size_t rows() const { return turning ? 4 : 2; }
-  };
-
-  static bool is_gelu(const RealTail& real) {
-    const float all = std::numeric_limits<float>::infinity();
-    return real.function.function == Unary::kGelu && !real.other && real.low == -all && real.high == all;
-  }
-
-  // How floats move with their sums.
-  Movement movement() const {
-    return out_.real->other ? Movement{Course::kOther} : movement_of(out_.real->function);
   }
 
   std::uint8_t padding(const Context& context, std::size_t image) const {
@@ -586,10 +483,11 @@ class Convolution final : public Step, public Lined {
   Patches patches_;
   std::size_t group_channels_, columns_, rows_, padded_n_;
   std::size_t row_bytes_, first_column_ = 0;  // of the output
-  bool direct_, sliding_, fused_sum_, small_, fused_, gelu_;
+  bool direct_, sliding_, fused_sum_, small_, fused_;
   std::size_t padded_k_, stride_, part_rows_;
   Plan plan_;
   std::optional<Tiled> tiled_;
+  std::optional<FloatEnds> floats_;
   Lines lines_;
   std::vector<std::uint32_t> starts_;
 };
