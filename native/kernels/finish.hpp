@@ -11,6 +11,7 @@
 #include "quad.hpp"
 #include "real.hpp"
 #include "requantize.hpp"
+#include "swish_steps.hpp"
 
 namespace {
 
@@ -228,6 +229,32 @@ void finish_plain_bytes(const std::int32_t* sums, std::size_t count, std::size_t
   }
 }
 
+// The same of Swish of an image, by steps of the scale that was found for it.
+template <class V, std::size_t kVectors>
+void finish_swish_bytes(const std::int32_t* sums, std::size_t count, std::size_t columns, const intact::Finish& f) {
+  using Q = Quad<V, kVectors>;
+  constexpr std::size_t kOwn = Q::kRows * kVectors;
+  typename V::I bias[kVectors];
+  typename V::F scale[kVectors], shift[kVectors];
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const Columns<V> c = columns_of<V>(f, v * V::kInts, true);
+    bias[v] = c.bias;
+    scale[v] = c.scale;
+    shift[v] = c.shift;
+  }
+  const SwishSteps<V, kVectors> to(scale, shift, f.q_scale);
+  for (std::size_t i = 0; i < count; i += Q::kRows) {
+    typename V::I of[kOwn], whole[kOwn], four[4];
+    for_each_index<kOwn>([&](auto v) INTACT_INLINE {
+      const std::size_t row = least_of(i + Q::row(v), count - 1), vector = Q::vector(v);
+      of[v] = V::add(V::load(sums + (row * kVectors + vector) * V::kInts), bias[vector]);
+    });
+    to(of, whole);
+    for_each_index<4>([&](auto v) INTACT_INLINE { four[v] = whole[least_of(v, kOwn - 1)]; });
+    Q::store(f.q, f.stride, i, count - 1, columns, V::in_order(V::narrow(four, f.q_zero_point)));
+  }
+}
+
 // Floats of a few rows, a vector of columns after another, so that what the function needs stays in the
 // registers; then their bytes.
 template <class V, std::size_t kVectors, Of kOf, class Function>
@@ -274,6 +301,11 @@ void finish_panel(const std::int32_t* sums, std::size_t panel, std::size_t count
     with_vectors<V, kMost>(panel, [&](auto vectors) {
       if constexpr (!kLong<std::decay_t<decltype(function)>>) {
         if (!f.other && columns == panel) {
+          constexpr bool kIsSwish = std::is_same_v<std::decay_t<decltype(function)>, Swish<V>>;
+          if constexpr (kIsSwish && kOf == Of::kImage && HasLookup32<V>) {
+            const bool clamps = f.low > -__builtin_inff() || f.high < __builtin_inff();
+            if (f.bounded && !clamps) return finish_swish_bytes<V, vectors>(sums, count, columns, f);
+          }
           return finish_plain_bytes<V, vectors, kOf>(sums, count, columns, f, function);
         }
       }

@@ -218,23 +218,46 @@ void mul_real(const float* a, const float* b, float* y, std::size_t size) {
   }
 }
 
-// load(i, n): values i to i + n. kBounded: see divide_round4.
-template <class V, bool kBounded, class Load>
-void quantize_loaded(std::size_t size, float scale, std::int32_t zero_point, std::uint8_t* y, const Load& load) {
+// Floats that are read one after another; of(offset, n): the n of them that lie `offset` further on.
+template <class V>
+struct PlainFloats {
+  const float* x;
+
+  [[gnu::always_inline]] typename V::F of(std::size_t offset, std::size_t n) const { return V::load(x + offset, n); }
+  void skip(std::size_t n) { x += n; }
+};
+// Multiplied by factors that repeat after `period`, and go on so for kSlack of them beyond.
+template <class V>
+struct ScaledFloats {
+  const float *x, *factors;
+  std::size_t period, at = 0;
+
+  [[gnu::always_inline]] typename V::F of(std::size_t offset, std::size_t n) const {
+    return V::mul(V::load(x + offset, n), V::load(factors + at + offset, n));
+  }
+  void skip(std::size_t n) {
+    x += n;
+    for (at += n; at >= period;) at -= period;
+  }
+};
+
+// kBounded: see divide_round4.
+template <class V, bool kBounded, class Floats>
+void quantize_floats(Floats floats, std::size_t size, float scale, std::int32_t zero_point, std::uint8_t* y) {
   const auto s = V::broadcast(scale), reciprocal = V::broadcast(1.0f / scale);
   const auto low = V::broadcast(static_cast<float>(-zero_point));
   const auto high = V::broadcast(static_cast<float>(255 - zero_point));
   std::size_t i = 0;
-  for (; i + V::kBytes <= size; i += V::kBytes) {
+  for (; i + V::kBytes <= size; i += V::kBytes, floats.skip(V::kBytes)) {
     typename V::F values[4];
     typename V::I steps[4];
-    for (std::size_t v = 0; v < 4; ++v) values[v] = load(i + v * V::kInts, V::kInts);
+    for (std::size_t v = 0; v < 4; ++v) values[v] = floats.of(v * V::kInts, V::kInts);
     divide_round4<V, kBounded>(values, s, reciprocal, low, high, steps);
     V::store_bytes(y + i, V::in_order(V::narrow(steps, zero_point)));
   }
-  for (; i < size; i += V::kInts) {
+  for (; i < size; i += V::kInts, floats.skip(V::kInts)) {
     const std::size_t n = size - i < V::kInts ? size - i : V::kInts;
-    const auto steps = divide_round<V>(load(i, n), s, reciprocal, low, high);
+    const auto steps = divide_round<V>(floats.of(0, n), s, reciprocal, low, high);
     V::store_u8(y + i, V::add(steps, V::broadcast(zero_point)), n);
   }
 }
@@ -242,20 +265,14 @@ void quantize_loaded(std::size_t size, float scale, std::int32_t zero_point, std
 template <class V>
 void quantize(const float* x, std::size_t size, float scale, std::int32_t zero_point, bool bounded,
               std::uint8_t* y) {
-  const auto load = [&](std::size_t i, std::size_t n) INTACT_INLINE { return V::load(x + i, n); };
-  const auto of = bounded ? quantize_loaded<V, true, decltype(load)> : quantize_loaded<V, false, decltype(load)>;
-  of(size, scale, zero_point, y, load);
+  const auto of = bounded ? quantize_floats<V, true, PlainFloats<V>> : quantize_floats<V, false, PlainFloats<V>>;
+  of({x}, size, scale, zero_point, y);
 }
 
 template <class V>
 void quantize_scaled(const float* x, std::size_t size, const float* factors, std::size_t period, float scale,
                      std::int32_t zero_point, std::uint8_t* y) {
-  std::size_t at = 0;
-  quantize_loaded<V, true>(size, scale, zero_point, y, [&](std::size_t i, std::size_t n) INTACT_INLINE {
-    const auto scaled = V::mul(V::load(x + i, n), V::load(factors + at, n));
-    for (at += V::kInts; at >= period;) at -= period;
-    return scaled;
-  });
+  quantize_floats<V, true>(ScaledFloats<V>{x, factors, period}, size, scale, zero_point, y);
 }
 
 // Widens least and most, which hold zero.

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from intact.core.arithmetic import FUNCTIONS
-from tests.engine.build import Graph, each_isa, needs_native
+from intact.engine.compile import Model
+from tests.engine.build import Graph, assert_same, dynamic_call, each_isa, needs_native, weight
 
 pytestmark = needs_native
 RNG = np.random.default_rng(0)
@@ -177,3 +178,38 @@ def test_pointwise_convolutions_of_floats(isa: str, rows: int) -> None:
         found = graph.run(["y"], isa, 2)[0]
         assert found.shape == (rows, n, 1, 1)
         np.testing.assert_allclose(found[..., 0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@each_isa
+@pytest.mark.parametrize(("channels", "out"), [(16, 96), (24, 80), (40, 144)])
+@pytest.mark.parametrize("spread", [0.3, 4.0, 60.0])
+def test_swish_to_bytes_of_a_found_range(isa: str, channels: int, out: int, spread: float) -> None:
+    """Within 1e-3 of half a step of the exact value, whatever else is in the batch."""
+    rng = np.random.default_rng(0)
+    shapes: dict[str, Any] = {"axes": [1, 2, 3], "strides": [1, 1], "dilations": [1, 1]}
+    x = rng.standard_normal((2, channels, 64, 65)) * [[[[spread]]], [[[spread / 7]]]]
+    graph = Graph()
+    product = dynamic_call(
+        graph, "DynamicConv", graph.input("x", x.astype(np.float32)),
+        weight(rng, (out, channels, 1, 1), 0)[0],
+        rng.uniform(1e-3, 4e-3, out).astype(np.float32), pads=[0] * 8, group=1, **shapes,
+    )  # fmt: skip
+    shift = graph.constant("shift", rng.standard_normal((out, 1, 1)).astype(np.float32))
+    value = graph.node("Add", [product, shift], "value")
+    swish = graph.node("Mul", [value, graph.node("Sigmoid", [value], "sigmoid")], "swish")
+    # A product with one: the bytes, times their scale.
+    identity = (127 * np.eye(out, dtype=np.int8)).reshape(out, out, 1, 1)
+    dynamic_call(
+        graph, "DynamicConv", swish, identity, np.full(out, 1 / 127, np.float32), "y",
+        pads=[0] * 8, group=1, **shapes,
+    )  # fmt: skip
+    y = graph.run(["y"], isa)[0]
+    single = Graph(graph.nodes[:2], graph.inputs, graph.constants, graph.domains)
+    exact = FUNCTIONS["Swish"](single.run([value], isa)[0].astype(np.float64))
+    for image, expected in zip(y, exact, strict=True):
+        scale = (max(expected.max(), 0) - min(expected.min(), 0)) / 255
+        assert np.abs(image / scale - expected / scale).max() <= 0.501
+    alone = Graph(graph.nodes, {"x": graph.inputs["x"][1:]}, graph.constants, graph.domains)
+    assert_same(alone.run(["y"], isa, 3)[0], y[1:])
+    model = Model(graph.proto(["y"]), 2, lambda _: pytest.fail("not needed"), isa)
+    assert any(i.parameters.get("found") for i in model.executable(graph.inputs).instructions)
