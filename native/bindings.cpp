@@ -10,6 +10,7 @@
 
 #include "bindings.hpp"
 #include "histogram.hpp"
+#include "samples.hpp"
 
 namespace nb = nanobind;
 using namespace intact;
@@ -149,8 +150,10 @@ nb::tuple describe_values(const Row<float>& values) {
                         Counts(data, {size}, owner));
 }
 
+// What a program, or one of samples, reads and writes.
 struct Pointers {
-  Pointers(const Program& program, const std::vector<ConstArray>& in,
+  template <class Runnable>
+  Pointers(const Runnable& program, const std::vector<ConstArray>& in,
            const std::vector<AnyArray>& out) {
     require(in.size() == program.input_bytes().size() && out.size() == program.output_bytes().size(),
             "the program has another number of inputs or outputs");
@@ -166,6 +169,24 @@ struct Pointers {
   }
   std::vector<std::uint8_t*> inputs, outputs;
 };
+
+// labels, run and profile.
+template <class Runnable>
+void bind_runs(nb::class_<Runnable>& of) {
+  of.def_prop_ro("labels", &Runnable::labels)
+      .def("run", [](Runnable& program, const std::vector<ConstArray>& inputs,
+                     const std::vector<AnyArray>& outputs) {
+        const Pointers pointers(program, inputs, outputs);
+        nb::gil_scoped_release unlocked;
+        program.run(pointers.inputs, pointers.outputs);
+      }, nb::arg("inputs"), nb::arg("outputs"))
+      .def("profile", [](Runnable& program, const std::vector<ConstArray>& inputs,
+                         const std::vector<AnyArray>& outputs, std::size_t repetitions) {
+        const Pointers pointers(program, inputs, outputs);
+        nb::gil_scoped_release unlocked;
+        return program.profile(pointers.inputs, pointers.outputs, repetitions);
+      }, nb::arg("inputs"), nb::arg("outputs"), nb::arg("repetitions"));
+}
 
 }  // namespace
 
@@ -209,24 +230,12 @@ NB_MODULE(_native, m) {
 
   nb::class_<Program> program(m, "Program");
   bind_recurrent(m, program);
+  bind_runs(program);
   program
       .def(nb::init<std::shared_ptr<Engine>, std::size_t, std::vector<std::size_t>,
                     std::vector<std::size_t>>(),
            nb::arg("engine"), nb::arg("arena_bytes"), nb::arg("input_bytes"),
            nb::arg("output_bytes"))
-      .def_prop_ro("labels", &Program::labels)
-      .def("run", [](Program& program, const std::vector<ConstArray>& inputs,
-                     const std::vector<AnyArray>& outputs) {
-        const Pointers pointers(program, inputs, outputs);
-        nb::gil_scoped_release unlocked;
-        program.run(pointers.inputs, pointers.outputs);
-      }, nb::arg("inputs"), nb::arg("outputs"))
-      .def("profile", [](Program& program, const std::vector<ConstArray>& inputs,
-                         const std::vector<AnyArray>& outputs, std::size_t repetitions) {
-        const Pointers pointers(program, inputs, outputs);
-        nb::gil_scoped_release unlocked;
-        return program.profile(pointers.inputs, pointers.outputs, repetitions);
-      }, nb::arg("inputs"), nb::arg("outputs"), nb::arg("repetitions"))
       .def("begin_chain", &Program::begin_chain)
       .def("end_chain", &Program::end_chain, nb::arg("label"))
       .def("convolution", [](Program& p, const std::string& label, const Place& x, const Place& y,
@@ -433,4 +442,10 @@ NB_MODULE(_native, m) {
          nb::arg("masks"), nb::arg("quantized").none());
   bind_images(program);
   bind_small(m, program);
+
+  nb::class_<Samples> samples(m, "Samples");
+  samples.def(nb::init<std::shared_ptr<Engine>, std::vector<std::shared_ptr<Program>>, std::size_t,
+                       std::vector<bool>>(),
+              nb::arg("engine"), nb::arg("programs"), nb::arg("count"), nb::arg("common"));
+  bind_runs(samples);
 }

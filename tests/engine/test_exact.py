@@ -409,7 +409,7 @@ def test_dynamic_conv(isa: str, seed: int, group: int, stride: int, pad: int, co
 
 # Kinds of producers whose ranges are found as they write: twice computed ones, floats, depthwise.
 CHAINS = {
-    "twice": (16, 1, 72), "of 24": (24, 1, 144), "of 40": (40, 1, 130), "first": (3, 3, 32),
+    "twice": (16, 1, 72), "of 24": (24, 1, 144), "of 40": (40, 1, 130), "first": (3, 3, 64),
     "floats": (16, 3, 40), "depthwise": (16, 3, 16), "wide depthwise": (96, 3, 96),
     "5x5 depthwise": (70, 5, 70),
 }  # fmt: skip

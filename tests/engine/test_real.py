@@ -181,7 +181,7 @@ def test_pointwise_convolutions_of_floats(isa: str, rows: int) -> None:
 
 
 @each_isa
-@pytest.mark.parametrize(("channels", "out"), [(16, 96), (24, 80), (40, 144)])
+@pytest.mark.parametrize(("channels", "out"), [(16, 96), (24, 80), (40, 144), (24, 48)])
 @pytest.mark.parametrize("spread", [0.3, 4.0, 60.0])
 def test_swish_to_bytes_of_a_found_range(isa: str, channels: int, out: int, spread: float) -> None:
     """Within 1e-3 of half a step of the exact value, whatever else is in the batch."""
@@ -210,6 +210,9 @@ def test_swish_to_bytes_of_a_found_range(isa: str, channels: int, out: int, spre
         scale = (max(expected.max(), 0) - min(expected.min(), 0)) / 255
         assert np.abs(image / scale - expected / scale).max() <= 0.501
     alone = Graph(graph.nodes, {"x": graph.inputs["x"][1:]}, graph.constants, graph.domains)
-    assert_same(alone.run(["y"], isa, 3)[0], y[1:])
+    for threads in (2, 3):
+        assert_same(graph.run(["y"], isa, threads)[0], y)
+        assert_same(alone.run(["y"], isa, threads)[0], y[1:])
     model = Model(graph.proto(["y"]), 2, lambda _: pytest.fail("not needed"), isa)
-    assert any(i.parameters.get("found") for i in model.executable(graph.inputs).instructions)
+    found = any(i.parameters.get("found") for i in model.executable(graph.inputs).instructions)
+    assert found == (out * 64 * 65 >= 2**18)

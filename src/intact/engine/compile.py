@@ -5,7 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from intact.engine.fuse import fuse
 from intact.engine.lowering import Refused, lower
 from intact.engine.memory import place
 from intact.engine.program import Instruction, Storage, Tensor, Unsupported
+from intact.engine.samples import OneSample, one_sample
 from intact.engine.segments import PRODUCTS, Segments, Stage, segments, unknown
 from intact.engine.values import Constant, Opaque, Value
 
@@ -46,7 +47,8 @@ class Part:
 
     instructions: what it does, for people. outputs: names, and memory. arena: bytes that it works
     in. inputs: names of what it reads. constants: arrays that it reads behind the inputs.
-    known: constants and shapes of the graph that later stages may need.
+    known: constants and shapes of the graph that later stages may need. samples: after how many
+    times, each for one sample of the batch, the instructions are done (see `samples`).
     """
 
     program: Any
@@ -56,6 +58,13 @@ class Part:
     arena: int
     constants: list[Array]
     known: dict[str, Value]
+    samples: int = 1
+
+    @property
+    def lines(self) -> list[str]:
+        """What it does, for people."""
+        lines = [str(instruction) for instruction in self.instructions]
+        return lines if self.samples == 1 else [f"of each of {self.samples} samples:", *lines]
 
     def run(self, env: dict[str, Array]) -> None:
         """Add the outputs to what has been computed. Raises InputError for an index too large."""
@@ -122,9 +131,9 @@ class Executable:
     def lines(self) -> list[str]:
         """Everything that is done, for people."""
         return [
-            str(line)
+            line
             for part in self.parts
-            for line in (part.instructions if isinstance(part, Part) else (part,))
+            for line in (part.lines if isinstance(part, Part) else (str(part),))
         ]
 
 
@@ -175,6 +184,7 @@ class Model:
         self._open = open_session
         self._lock = threading.RLock()
         self._weights = Weights(self.engine)
+        self._alone: list[Any] = []  # engines of one thread, for samples
         self._plans: dict[_Shapes, _Plan] = {}
         self._sessions: dict[tuple[ir.Node, ...], Elsewhere] = {}
         self._refused = ""  # why the first operator runs elsewhere
@@ -320,25 +330,43 @@ class Model:
         writes = () if stage.elsewhere else stage.writes
         try:
             lowered = lower(nodes, self._constants, given, writes)
-            instructions = fuse(lowered.state.program, lowered.outputs, self.engine.threads)
-            chain(instructions, lowered.outputs, self.engine.threads)
-            arena = place(instructions, lowered.outputs)
-            _check_memory(arena + sum(tensor.storage.bytes for tensor in lowered.outputs))
+            threads, program, outputs = self.engine.threads, lowered.state.program, lowered.outputs
             constants = [tensor for tensor, _ in lowered.state.constants]
-            program = assemble(
-                instructions, self.engine, arena, tensors + constants, lowered.outputs,
-                self._weights,
-            )  # fmt: skip
+            one = one_sample(program, tensors, constants, outputs, threads)
+            if one is None:
+                program, arena = _laid_out(program, outputs, threads, 1)
+                runs = assemble(
+                    program, self.engine, arena, tensors + constants, outputs, self._weights
+                )
+            else:
+                program, arena = _laid_out(one.instructions, one.outputs, 1, threads)
+                runs = self._samples(one, program, arena)
+                arena *= threads
         except Unsupported:
             raise
         except Exception as error:  # whatever else an untrusted file brings about
             raise Unsupported(str(error)) from None
         written = (str(value.name) for value in writes)
         return Part(
-            program, instructions, tuple(names), tuple(zip(written, lowered.outputs, strict=True)),
-            arena, [array for _, array in lowered.state.constants],
+            runs, program, tuple(names), tuple(zip(written, outputs, strict=True)), arena,
+            [array for _, array in lowered.state.constants],
             lowered.known if len(parts.stages) > 1 else {},
+            1 if one is None else one.count,
         )  # fmt: skip
+
+    def _samples(self, one: OneSample, program: list[Instruction], arena: int) -> Any:
+        """The native program of one sample, on each thread."""
+        assert native is not None
+        while len(self._alone) < self.engine.threads:
+            self._alone.append(native.Engine.create(1, self.engine.isa))
+        programs = [
+            assemble(
+                [replace(i, parameters=dict(i.parameters)) for i in program],
+                engine, arena, one.inputs, one.outputs, self._weights,
+            )
+            for engine in self._alone
+        ]  # fmt: skip
+        return native.Samples(self.engine, programs, one.count, one.common)
 
     def _planned(self, elsewhere: frozenset[ir.Node]) -> _Plan:
         found = segments(self._graph, elsewhere)
@@ -384,7 +412,7 @@ class Model:
         ours = theirs = 0
         for part in parts:
             if isinstance(part, Part):
-                ours += macs_of_instructions(part.instructions)
+                ours += part.samples * macs_of_instructions(part.instructions)
             else:
                 theirs += macs_of_model(part.proto, shapes)
         if ours <= _LEAST_SHARE * (ours + theirs):
@@ -414,6 +442,17 @@ def _readable(array: Array) -> Array:
 
 def _array_type(value: ir.Value) -> np.dtype[Any]:
     return np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
+
+
+def _laid_out(
+    program: list[Instruction], outputs: list[Tensor], threads: int, times: int
+) -> tuple[list[Instruction], int]:
+    """What runs on so many threads, that many times side by side; bytes of one's arena."""
+    program = fuse(program, outputs, threads)
+    chain(program, outputs, threads)
+    arena = place(program, outputs)
+    _check_memory(times * (arena + sum(tensor.storage.bytes for tensor in outputs)))
+    return program, arena
 
 
 def _check_memory(wanted: int) -> None:

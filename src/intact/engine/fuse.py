@@ -216,8 +216,9 @@ def _is_cheap(producer: Instruction) -> bool:
         return given["other"] is False and (function is None or function[0] in _BOUNDED)
     if producer.kind != "real_convolution":
         return False
-    depth = given["weights"].shape[1]
-    return bool(depth <= _CHEAP_DEPTH and producer.output.size >= _MANY_FLOATS)
+    # Of one image, so that its results are the same bytes whatever else is in the batch.
+    depth, floats = given["weights"].shape[1], producer.output.size // given["windows"][0]
+    return bool(depth <= _CHEAP_DEPTH and floats >= _MANY_FLOATS)
 
 
 def _join_recurrences(program: list[Instruction], outputs: list[Tensor]) -> list[Instruction]:
