@@ -122,11 +122,17 @@ def mixed(name: str) -> Graph:
         graph.node("LayerNormalization", ["r", graph.constant("g", np.ones(8, np.float32))], "y")
     elif name == "twice":
         graph.node("Neg", [graph.node("Concat", [x, x], "both", axis=0)], "y")
+    elif name == "half":
+        flat = graph.node("Reshape", [x, graph.constant("shape", np.array([16]))], "flat")
+        graph.constant("8", np.array([8]))
+        graph.node("Neg", [graph.node("Slice", [flat, "0", "8", "0"], "of_flat")], "y")
     return graph
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("name", ["first", "backwards", "mean", "softmax", "across", "twice"])
+@pytest.mark.parametrize(
+    "name", ["first", "backwards", "mean", "softmax", "across", "twice", "half"]
+)
 def test_samples_that_depend_on_each_other_stay_together(name: str) -> None:
     graph = mixed(name)
     assert number_of_samples(graph, 2) == [1]
@@ -138,6 +144,7 @@ def test_samples_that_depend_on_each_other_stay_together(name: str) -> None:
         "softmax": lambda: np.exp(x) / np.exp(x).sum(axis=0),
         "across": lambda: normalized(x.T.reshape(2, 8)),
         "twice": lambda: -np.concatenate([x, x]),
+        "half": lambda: -x.reshape(16)[:8],
     }[name]()
     np.testing.assert_allclose(graph.run(["y"])[0], exact, rtol=1e-4, atol=1e-5)
 

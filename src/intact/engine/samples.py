@@ -58,10 +58,9 @@ class _Split:
 
     def apart(self, tensor: Tensor) -> None:
         """The tensor is all of its memory, a sample's part of it after another's."""
-        storage = tensor.storage
-        if storage in self.common or tensor.size * BYTES[tensor.dtype] != storage.bytes:
+        if tensor.size * BYTES[tensor.dtype] != tensor.storage.bytes:
             raise _TogetherError
-        self.stored_apart(storage)
+        self.stored_apart(tensor.storage)
 
     def stored_apart(self, storage: Storage) -> None:
         if storage in self.common:
@@ -75,14 +74,14 @@ class _Split:
             raise _TogetherError
         self.common.add(tensor.storage)
 
-    def operand(self, tensor: Tensor, count: int, stride: int, end: int) -> None:
-        """Along an axis of `count` indices, `stride` apart: samples have a part of them each.
+    def operand(self, tensor: Tensor, count: int, stride: int) -> None:
+        """The first axis of a view: its indices, `stride` apart, are the samples', a part each.
 
-        end: what lies at each of them ends before so many values behind its beginning.
+        What lies at an index ends before the next: the last one's ends with the memory.
         """
         if stride == 0:
             self.together(tensor)
-        elif count * stride == tensor.storage.bytes // BYTES[tensor.dtype] and end <= stride:
+        elif count * stride == tensor.storage.bytes // BYTES[tensor.dtype]:
             self.stored_apart(tensor.storage)
         else:
             raise _TogetherError
@@ -232,13 +231,12 @@ def _copy(instruction: Instruction, split: _Split) -> _Parameters:
     rows, columns = given["rows"], given["columns"]
     if rows % split.count == 0:
         for tensor, name in ((x, "x"), (y, "y")):
-            end = given[f"{name}_offset"] + columns
-            split.operand(tensor, rows, given[f"{name}_stride"], end)
+            split.operand(tensor, rows, given[f"{name}_stride"])
         return {"rows": rows // split.count}
     if rows != 1 or given["x_offset"] or given["y_offset"]:
         raise _TogetherError
     for tensor in (x, y):
-        split.operand(tensor, columns, 1, 1)
+        split.operand(tensor, columns, 1)
     part = split.part(columns)
     return {"columns": part, "x_stride": part, "y_stride": part}
 
@@ -248,8 +246,7 @@ def _binary(instruction: Instruction, split: _Split) -> _Parameters:
     axis = next((i for i, size in enumerate(sizes) if size != 1), 0)
     split.apart(instruction.output)
     for tensor, name in zip(instruction.inputs, ("a_strides", "b_strides"), strict=True):
-        stride, *inner = instruction.parameters[name][axis:]
-        split.operand(tensor, sizes[axis], stride, _end(0, sizes[axis + 1 :], inner))
+        split.operand(tensor, sizes[axis], instruction.parameters[name][axis])
     return {"sizes": _first_part(sizes, axis, split)}
 
 
@@ -261,31 +258,27 @@ def _elementwise(instruction: Instruction, split: _Split) -> _Parameters:
     )
     if not shape:
         raise _TogetherError
-    for tensor, (offset, (stride, *inner)) in views:
-        split.operand(tensor, shape[0], stride, _end(offset, shape[1:], inner))
+    for tensor, (_, strides) in views:
+        split.operand(tensor, shape[0], strides[0])
     return {"shape": _first_part(shape, 0, split)}
 
 
 def _attention(instruction: Instruction, split: _Split) -> _Parameters:
     given = instruction.parameters
-    batch, heads, queries, keys, width, v_width = given["sizes"]
-    shapes = {
-        "q": (heads, queries, width), "k": (heads, keys, width), "v": (heads, keys, v_width),
-        "y": (heads, queries, v_width),
-    }  # fmt: skip
+    batch, *sizes = given["sizes"]
     q, k, v, *masks = instruction.inputs
     for tensor, name in ((q, "q"), (k, "k"), (v, "v"), (instruction.output, "y")):
-        offset, (stride, *inner) = given[f"{name}_view"]
-        split.operand(tensor, batch, stride, _end(offset, shapes[name], inner))
-    parts: _Parameters = {"sizes": (split.part(batch), *given["sizes"][1:])}
+        split.operand(tensor, batch, given[f"{name}_view"][1][0])
+    part = split.part(batch)
+    parts: _Parameters = {"sizes": (part, *sizes)}
     if not masks:
         return parts
     # The mask begins again after so many of the batch.
-    every, (offset, (stride, *inner)) = given["masks"], given["mask_view"]
+    every, (_, (stride, *_)) = given["masks"], given["mask_view"]
     if every % split.count == 0 and stride != 0:
-        split.operand(masks[0], every, stride, _end(offset, (heads, queries, keys), inner))
+        split.operand(masks[0], every, stride)
         return {**parts, "masks": every // split.count}
-    if parts["sizes"][0] % every:
+    if part % every:
         raise _TogetherError
     split.together(masks[0])
     return parts
@@ -311,22 +304,13 @@ def _gather(instruction: Instruction, split: _Split) -> _Parameters:
 
 def _move(instruction: Instruction, split: _Split) -> _Parameters:
     given = instruction.parameters
-    axes, offsets = given["axes"], given["offsets"]
-    count, *_ = axes[0]
-    if offsets[0] is not None:
+    axes = given["axes"]
+    count, *strides = axes[0]
+    if given["offsets"][0] is not None:
         raise _TogetherError
-    for tensor, name, at in ((instruction.inputs[0], "x", 1), (instruction.output, "y", 2)):
-        end = given[f"{name}_offset"] + 1
-        for axis, chosen in zip(axes[1:], offsets[1:], strict=True):
-            indirect = name == "x" and chosen is not None
-            end += max(0, int(max(chosen))) if indirect else (axis[0] - 1) * axis[at]
-        split.operand(tensor, count, axes[0][at], end)
+    for tensor, stride in zip((instruction.inputs[0], instruction.output), strides, strict=True):
+        split.operand(tensor, count, stride)
     return {"axes": ((split.part(count), *axes[0][1:]), *axes[1:])}
-
-
-def _end(offset: int, shape: tuple[int, ...], strides: list[int]) -> int:
-    """Where a view ends."""
-    return offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
 def _first_part(sizes: tuple[int, ...], axis: int, split: _Split) -> tuple[int, ...]:
