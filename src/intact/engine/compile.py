@@ -47,8 +47,8 @@ class Part:
 
     instructions: what it does, for people. outputs: names, and memory. arena: bytes that it works
     in. inputs: names of what it reads. constants: arrays that it reads behind the inputs.
-    known: constants and shapes of the graph that later stages may need. samples: after how many
-    times, each for one sample of the batch, the instructions are done (see `samples`).
+    known: constants and shapes of the graph that later stages may need. samples: of how many
+    samples of a batch the instructions compute one, on each thread (see `samples`).
     """
 
     program: Any
@@ -330,25 +330,28 @@ class Model:
         writes = () if stage.elsewhere else stage.writes
         try:
             lowered = lower(nodes, self._constants, given, writes)
-            threads, program, outputs = self.engine.threads, lowered.state.program, lowered.outputs
+            program, outputs, threads = lowered.state.program, lowered.outputs, self.engine.threads
             constants = [tensor for tensor, _ in lowered.state.constants]
             one = one_sample(program, tensors, constants, outputs, threads)
             if one is None:
-                program, arena = _laid_out(program, outputs, threads, 1)
-                runs = assemble(
-                    program, self.engine, arena, tensors + constants, outputs, self._weights
-                )
+                program, arena = _laid_out(program, outputs, threads)
+                in_all = arena
             else:
-                program, arena = _laid_out(one.instructions, one.outputs, 1, threads)
+                program, arena = _laid_out(one.instructions, one.outputs, 1)
+                in_all = threads * arena
+            _check_memory(in_all + sum(tensor.storage.bytes for tensor in outputs))
+            if one is None:
+                read = tensors + constants
+                runs = assemble(program, self.engine, arena, read, outputs, self._weights)
+            else:
                 runs = self._samples(one, program, arena)
-                arena *= threads
         except Unsupported:
             raise
         except Exception as error:  # whatever else an untrusted file brings about
             raise Unsupported(str(error)) from None
         written = (str(value.name) for value in writes)
         return Part(
-            runs, program, tuple(names), tuple(zip(written, outputs, strict=True)), arena,
+            runs, program, tuple(names), tuple(zip(written, outputs, strict=True)), in_all,
             [array for _, array in lowered.state.constants],
             lowered.known if len(parts.stages) > 1 else {},
             1 if one is None else one.count,
@@ -445,14 +448,12 @@ def _array_type(value: ir.Value) -> np.dtype[Any]:
 
 
 def _laid_out(
-    program: list[Instruction], outputs: list[Tensor], threads: int, times: int
+    program: list[Instruction], outputs: list[Tensor], threads: int
 ) -> tuple[list[Instruction], int]:
-    """What runs on so many threads, that many times side by side; bytes of one's arena."""
+    """The program for so many threads, every tensor in its place, and the bytes of its arena."""
     program = fuse(program, outputs, threads)
     chain(program, outputs, threads)
-    arena = place(program, outputs)
-    _check_memory(times * (arena + sum(tensor.storage.bytes for tensor in outputs)))
-    return program, arena
+    return program, place(program, outputs)
 
 
 def _check_memory(wanted: int) -> None:
